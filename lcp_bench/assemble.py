@@ -1,0 +1,98 @@
+"""From the configuration to a model with weights, and to the label that its numbers carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lcp_bench.config import RunConfig
+from lcp_bench.errors import ConfigError
+from lcp_bench.models.hallo import Hallo, build_modules
+from lcp_bench.models.weights.layouts import describe_hallo, load_hallo
+from lcp_bench.models.weights.seeded import apply_seeded_v1, draw_on_device, weights_identity
+
+SPEECH = "wav2vec"
+"""The component that stays in float32, as upstream runs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsLabel:
+    """What the weights are.
+
+    Attributes:
+        label: `public` or `seeded`; rows with different labels never share a table.
+        identity: Text that changes whenever a weight changes; part of the run's identity.
+        files: Files read, as the record lists them.
+    """
+
+    label: str
+    identity: str
+    files: tuple[dict[str, Any], ...] = ()
+
+
+def resolve_device(config: RunConfig) -> torch.device:
+    """The device of a run; asking for an absent GPU is a `ConfigError`."""
+    wanted = config.run.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device=cuda, but torch sees no GPU; use run.device=cpu, or install a CUDA build of torch")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def describe_weights(config: RunConfig, device: torch.device) -> WeightsLabel:
+    """The weights' label without loading them; public files are hashed (once per file, the result is kept).
+
+    Raises:
+        WeightsError: Public files are missing.
+    """
+    if config.model.weights == "seeded":
+        rule = _seed_rule(config)
+        return WeightsLabel("seeded", weights_identity(rule, config.model.weights_seed, device))
+    report = describe_hallo(Path(config.paths.weights))
+    files = tuple({"file": file.place, "sha256": file.sha256, "bytes": file.size_bytes} for file in report.files)
+    return WeightsLabel("public", report.identity, files)
+
+
+def load_model(config: RunConfig, device: torch.device) -> Hallo:
+    """Build the model and give it weights.
+
+    Raises:
+        WeightsError: Files are missing, truncated, or do not fit.
+    """
+    dtype = getattr(torch, config.model.dtype)
+    if config.model.weights == "checkpoint":
+        modules = build_modules(config.model.size)
+        load_hallo(modules, Path(config.paths.weights), device, dtype)
+    elif _seed_rule(config) == "seeded-v1":
+        modules = _seeded_modules(config, device, dtype)
+    else:
+        modules = build_modules(config.model.size)
+        for name, module in modules.items():
+            own = torch.float32 if name == SPEECH else dtype
+            draw_on_device(module, config.model.weights_seed, device, own, component=name)
+    return Hallo(
+        modules,
+        frames=config.model.frames_per_segment,
+        motion_frames=config.model.motion_frames,
+        reference_dtype=getattr(torch, config.model.reference_dtype),
+        motion_scale=config.model.motion_scale,
+    )
+
+
+def _seed_rule(config: RunConfig) -> str:
+    """Tiny weights are drawn on the host, so that they are the same everywhere; full-size ones where they are needed."""
+    return "seeded-v1" if config.model.size == "tiny" else "seeded-device"
+
+
+def _seeded_modules(config: RunConfig, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
+    modules = build_modules(config.model.size, "cpu")
+    for number, (name, module) in enumerate(modules.items()):
+        tables = [key for key, _ in module.named_buffers() if key.endswith(".pe")]
+        apply_seeded_v1(module, config.model.weights_seed * len(modules) + number, computed_buffers=tables)
+        nn.Module.to(module, device, torch.float32 if name == SPEECH else dtype)
+    return modules

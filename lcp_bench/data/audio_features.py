@@ -1,0 +1,106 @@
+"""Speech features: one stack of wav2vec layer outputs per video frame, as Hallo's public inference code computes them."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from transformers import Wav2Vec2Model
+
+SAMPLE_RATE_HZ = 16000
+VARIANCE_FLOOR = 1e-7
+"""Added to the variance by wav2vec's feature extractor (`do_normalize`)."""
+
+
+def count_frames(samples: int, fps: float, sample_rate: int = SAMPLE_RATE_HZ) -> int:
+    """Video frames that cover `samples` samples of sound: ceil(samples / sample_rate * fps), in that order.
+
+    The floating-point product sends some whole numbers of frames (7, 14, 28, ... at 25 fps) to the next one, i.e. to a
+    last frame without sound; upstream counts so, and equal frame counts matter more than one frame.
+    """
+    return ceil(samples / sample_rate * fps)
+
+
+def pad_to_segments(frames: int, frames_per_segment: int) -> int:
+    """`frames` rounded up to whole segments."""
+    return -(-frames // frames_per_segment) * frames_per_segment
+
+
+def normalised(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Zero mean and unit variance over the whole clip, float32 (samples,)."""
+    spread = np.sqrt(waveform.var() + VARIANCE_FLOOR)
+    return np.asarray((waveform - waveform.mean()) / spread, dtype=np.float32)
+
+
+@torch.no_grad()
+def wav2vec_features(
+    encoder: Wav2Vec2Model, waveform: NDArray[np.float32], fps: float, frames_per_segment: int
+) -> tuple[torch.Tensor, int]:
+    """Every transformer layer's output, resampled to the video's frame rate.
+
+    The sound is normalised, padded with zeros to whole segments, convolved (about 50 Hz), interpolated to one step
+    per frame (aligned corners) and encoded at that rate.
+
+    Args:
+        encoder: wav2vec 2 model in eval mode, of the post-norm kind (`do_stable_layer_norm=False`).
+        waveform: (samples,) float32 mono at 16 kHz, raw.
+        fps: Video frames per second.
+        frames_per_segment: Frames that the denoiser takes at once.
+
+    Returns:
+        float32 (padded frames, layers, channels) on the encoder's device, and the number of frames before padding.
+
+    Raises:
+        ValueError: The encoder is in training mode or of the pre-norm kind, or the sound is empty or not mono.
+    """
+    if encoder.training or encoder.config.do_stable_layer_norm:
+        raise ValueError("expected a post-norm wav2vec 2 encoder in eval mode; call .eval(), use wav2vec2-base")
+    if waveform.ndim != 1 or waveform.size == 0:
+        raise ValueError(f"expected a non-empty mono waveform (samples,), got shape {waveform.shape}")
+    frames = count_frames(waveform.size, fps)
+    padded = pad_to_segments(frames, frames_per_segment)
+    samples = np.pad(normalised(waveform), (0, (padded - frames) * int(SAMPLE_RATE_HZ // fps)))
+    weight = next(encoder.parameters())
+    batch = torch.from_numpy(samples)[None].to(device=weight.device, dtype=weight.dtype)
+    steps = encoder.feature_extractor(batch)
+    steps = functional.interpolate(steps, size=padded, mode="linear", align_corners=True).transpose(1, 2)
+    hidden, _ = encoder.feature_projection(steps)
+    return torch.stack(_layer_outputs(encoder.encoder, hidden), dim=1), frames
+
+
+def _layer_outputs(encoder: Any, hidden: torch.Tensor) -> list[torch.Tensor]:
+    """Run a wav2vec transformer over (1, frames, channels); each layer's output as (frames, channels)."""
+    outputs: list[torch.Tensor] = []
+
+    def keep(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append((output[0] if isinstance(output, tuple) else output)[0].float())
+
+    hooks = [layer.register_forward_hook(keep) for layer in encoder.layers]
+    try:
+        encoder(hidden)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs
+
+
+def window_frames(features: torch.Tensor, radius: int = 2) -> torch.Tensor:
+    """Each frame with its neighbours; beyond the clip's ends the first and last frame repeat.
+
+    Args:
+        features: (frames, layers, channels) of a whole clip, before it is cut into segments.
+        radius: Neighbours on each side.
+
+    Returns:
+        (frames, 2 * radius + 1, layers, channels).
+    """
+    frames = features.shape[0]
+    offsets = torch.arange(-radius, radius + 1, device=features.device)
+    indices = (torch.arange(frames, device=features.device)[:, None] + offsets).clamp(0, frames - 1)
+    return features[indices]

@@ -1,0 +1,273 @@
+"""Hallo (Xu et al. 2024, arXiv 2406.08801) as a configuration of the family.
+
+Portrait, identity embedding and motion frames pass once per segment through the reference UNet; the denoising UNet reads
+its features, hears the audio under three masks, and looks along time. Facts that differ from the plain family and are
+reproduced: banks are rounded to float16 on hand-over, conditional rows cycle through both branches' reference rows, the
+temporal modules of the blocks without attention never run, motion frames come from the reference bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from lcp_bench.errors import ConfigError
+from lcp_bench.models.audio import AudioProjection
+from lcp_bench.models.conditions import Conditions
+from lcp_bench.models.config import AudioConfig, TemporalConfig, UNetConfig
+from lcp_bench.models.face import FaceLocator, ImageProjection
+from lcp_bench.models.unet import UNet
+
+LATENT_SCALE = 0.18215
+"""Scale of Stable Diffusion 1.x latents."""
+
+COMPONENTS = ("denoising_unet", "reference_unet", "face_locator", "image_proj", "audio_proj", "vae", "wav2vec")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HalloSize:
+    """Widths of one size of the model.
+
+    Attributes:
+        image_size: Side of the square frames, px; eight times the latent's side.
+        channels: Widths of the UNets' levels.
+        token_dim: Width of image and audio tokens.
+        embedding_dim: Length of the identity embedding.
+        audio_tokens: Audio tokens per frame.
+        vae_channels: Widths of the autoencoder's levels.
+        vae_layers: Resnets per autoencoder level.
+        vae_groups: Groups of the autoencoder's norms.
+        speech: Overrides of the speech encoder's configuration (empty: wav2vec2-base).
+    """
+
+    image_size: int
+    channels: tuple[int, ...]
+    token_dim: int
+    embedding_dim: int
+    audio_tokens: int
+    vae_channels: tuple[int, ...]
+    vae_layers: int
+    vae_groups: int
+    speech: Mapping[str, object]
+
+
+SIZES: dict[str, HalloSize] = {
+    "full": HalloSize(
+        image_size=512,
+        channels=(320, 640, 1280, 1280),
+        token_dim=768,
+        embedding_dim=512,
+        audio_tokens=32,
+        vae_channels=(128, 256, 512, 512),
+        vae_layers=2,
+        vae_groups=32,
+        speech={},
+    ),
+    "tiny": HalloSize(
+        image_size=64,
+        channels=(32, 64, 128, 128),
+        token_dim=32,
+        embedding_dim=512,
+        audio_tokens=8,
+        vae_channels=(32, 32, 32, 32),
+        vae_layers=1,
+        vae_groups=16,
+        speech={
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "conv_dim": (24,) * 7,
+            "num_conv_pos_embeddings": 16,
+            "num_conv_pos_embedding_groups": 4,
+        },
+    ),
+}
+"""Real size, and a size for tests and demonstrations that has every structural feature of the real one."""
+
+
+def size_of(name: str) -> HalloSize:
+    """Look a size up; an unknown name is a `ConfigError`."""
+    if name not in SIZES:
+        raise ConfigError(f"model.size must be one of {', '.join(SIZES)}, got {name!r}")
+    return SIZES[name]
+
+
+def unet_configs(size: HalloSize) -> tuple[UNetConfig, UNetConfig]:
+    """Configurations of the denoising and the reference UNet."""
+    shared = {"channels": size.channels, "image_token_dim": size.token_dim}
+    denoising = UNetConfig(
+        **shared,  # type: ignore[arg-type]
+        audio=AudioConfig(token_dim=size.token_dim),
+        temporal=TemporalConfig(in_plain_blocks=False),
+    )
+    return denoising, UNetConfig(**shared, output_head=False)  # type: ignore[arg-type]
+
+
+def build_modules(size: str, device: str | torch.device = "meta") -> dict[str, nn.Module]:
+    """All networks of Hallo by component name, in eval mode, without weights when built on the `meta` device."""
+    shape = size_of(size)
+    denoising, reference = unet_configs(shape)
+    with torch.device(device):
+        modules: dict[str, nn.Module] = {
+            "denoising_unet": UNet(denoising),
+            "reference_unet": UNet(reference),
+            "face_locator": FaceLocator(shape.channels[0]),
+            "image_proj": ImageProjection(shape.token_dim, shape.embedding_dim),
+            "vae": _autoencoder(shape),
+            "wav2vec": Wav2Vec2Model(_speech_config(shape)),
+        }
+        speech = modules["wav2vec"].config
+        modules["audio_proj"] = AudioProjection(
+            layers=speech.num_hidden_layers,
+            channels=speech.hidden_size,
+            tokens=shape.audio_tokens,
+            token_dim=shape.token_dim,
+        )
+    return {name: modules[name].eval().requires_grad_(False) for name in COMPONENTS}
+
+
+def _autoencoder(size: HalloSize) -> AutoencoderKL:
+    levels = len(size.vae_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=size.vae_channels,
+        layers_per_block=size.vae_layers,
+        norm_num_groups=size.vae_groups,
+        latent_channels=4,
+        sample_size=size.image_size,
+    )
+
+
+def _speech_config(size: HalloSize) -> Wav2Vec2Config:
+    # eager attention: the encoder must give every hidden state, at any length, on any device
+    return Wav2Vec2Config(**size.speech, attn_implementation="eager")
+
+
+class Hallo:
+    """The assembled model: what happens once per segment around the denoising loop.
+
+    Args:
+        modules: Networks by component name, see `COMPONENTS`; the VAE and the speech encoder may be absent.
+        frames: Frames per segment.
+        motion_frames: Frames carried over from the previous segment.
+        reference_dtype: Type to which reference features are rounded on hand-over; upstream always uses float16.
+        motion_scale: Weights of the pose, face and lip branches of the audio attention.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        *,
+        frames: int = 16,
+        motion_frames: int = 2,
+        reference_dtype: torch.dtype | None = torch.float16,
+        motion_scale: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        self.modules = dict(modules)
+        self.frames, self.motion_frames = frames, motion_frames
+        self.reference_dtype = reference_dtype
+        self.motion_scale = tuple(motion_scale)
+
+    @property
+    def unet(self) -> UNet:
+        """The denoising UNet."""
+        unet = self.modules["denoising_unet"]
+        assert isinstance(unet, UNet)
+        return unet
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the denoising UNet's weights."""
+        return self.unet.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the denoising UNet's weights."""
+        return self.unet.conv_in.weight.device
+
+    # ------------------------------------------------------------------ once per clip
+
+    def identity_tokens(self, embedding: Tensor) -> Tensor:
+        """Image tokens (2, tokens, dim) of an identity embedding (embedding_dim,): the projection of zeros, then of it."""
+        rows = torch.stack([torch.zeros_like(embedding), embedding]).to(self.device, self.dtype)
+        return self.modules["image_proj"](rows)
+
+    def audio_tokens(self, windows: Tensor) -> Tensor:
+        """Audio tokens (frames, tokens, dim) of windowed speech features (frames, window, layers, channels)."""
+        return self.modules["audio_proj"](windows.to(self.device, self.dtype))
+
+    def face_feature(self, region: Tensor) -> Tensor:
+        """Feature map (1, C, h, w) of a face-region image (3, H, W) in [0, 1]; the same for all frames."""
+        return self.modules["face_locator"](region[None].to(self.device, self.dtype))
+
+    # ------------------------------------------------------------------ once per segment
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Scaled mean latents (rows, 4, h, w) of pixels (rows, 3, H, W) in [-1, 1]."""
+        vae = self.modules["vae"]
+        encoded = [vae.encode(row[None].to(self.device, self.dtype)).latent_dist.mean for row in pixels]  # type: ignore[operator]
+        return torch.cat(encoded) * LATENT_SCALE
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (frames, 3, H, W) in [0, 1], float32, of latents (1, 4, frames, h, w); frame by frame to bound memory."""
+        vae = self.modules["vae"]
+        rows = (latents[0].transpose(0, 1) / LATENT_SCALE).to(self.dtype)
+        pixels = torch.cat([vae.decode(row[None]).sample for row in rows])  # type: ignore[operator]
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def reference_bank(self, reference_latents: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
+        """Reference features of [portrait, motion frames], once per segment.
+
+        Args:
+            reference_latents: (1 + motion frames, 4, h, w).
+            image_tokens: (branches, tokens, dim).
+        """
+        reference = self.modules["reference_unet"]
+        assert isinstance(reference, UNet)
+        rows = reference_latents.repeat(image_tokens.shape[0], 1, 1, 1).to(self.dtype)
+        bank, _ = reference.write_features(rows, image_tokens)
+        if self.reference_dtype is None:
+            return bank
+        return {site: features.to(self.reference_dtype).to(self.dtype) for site, features in bank.items()}
+
+    def conditions(
+        self,
+        bank: Mapping[str, Tensor],
+        image_tokens: Tensor,
+        audio_tokens: Tensor,
+        masks: Sequence[Tensor],
+        face_feature: Tensor,
+    ) -> Conditions:
+        """Everything the denoising UNet needs for one segment.
+
+        The unconditional branch hears zeros (after the projection), sees no face feature and no reference.
+
+        Args:
+            bank: See `reference_bank`.
+            image_tokens: (branches, tokens, dim).
+            audio_tokens: (frames, tokens, dim) of this segment.
+            masks: Per level, (3, 1, L, 1): full, face, lip.
+            face_feature: (1, C, h, w).
+        """
+        branches = image_tokens.shape[0]
+        silent = [torch.zeros_like(audio_tokens)] * (branches - 1)
+        blank = [torch.zeros_like(face_feature)] * (branches - 1)
+        audio = torch.stack([*silent, audio_tokens])
+        sites = self.unet.site_conditions(
+            bank, image_tokens, audio, branches=branches, frames=audio_tokens.shape[0], row_rule="tiled"
+        )
+        return Conditions(
+            branches,
+            audio_tokens.shape[0],
+            sites,
+            [mask.to(self.device, self.dtype) for mask in masks],
+            torch.stack([*blank, face_feature]),
+            self.motion_scale,
+        )

@@ -1,0 +1,391 @@
+"""The family's UNet: a walk over named layers that can run in full, record features, or run a scope.
+
+One class serves the two-dimensional reference network (writes features) and the three-dimensional denoising network
+(reads them, hears the audio, looks along time). Maps are (rows, channels, height, width) throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lcp_bench.accel.scope import Scope, full_scope
+from lcp_bench.models.attention import KeysValues, SpatialTransformer
+from lcp_bench.models.audio import AudioTransformer
+from lcp_bench.models.conditions import Conditions, Layout, ReferenceBank, SiteConditions, reference_rows, split_bank
+from lcp_bench.models.config import UNetConfig
+from lcp_bench.models.features import Engagement, FeatureCache
+from lcp_bench.models.layers import Downsample, ResnetBlock, TimeEmbedding, Upsample
+from lcp_bench.models.temporal import TemporalModule
+from lcp_bench.models.topology import LayerSpec
+
+
+class Block(nn.Module):
+    """The modules of one resolution, under the published names; the walk lives in `UNet`."""
+
+    def __init__(self, config: UNetConfig, kind: str, index: int, inputs: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.attends = kind == "mid" or config.attention_levels[_level(config, kind, index)]
+        resnet = {"groups": config.norm_groups, "eps": config.norm_eps}
+        self.resnets = nn.ModuleList(
+            ResnetBlock(width, channels, config.time_dim, groups=config.norm_groups, eps=resnet["eps"]) for width in inputs
+        )
+        layers = range(1 if kind == "mid" else len(inputs))
+        if self.attends:
+            self.attentions = nn.ModuleList(
+                SpatialTransformer(channels, config.heads, config.norm_groups, config.image_token_dim) for _ in layers
+            )
+        if self.attends and config.audio is not None:
+            audio = config.audio
+            widths = [config.audio_width(kind, index, layer) for layer in layers]
+            self.audio_modules = nn.ModuleList(
+                AudioTransformer(channels, width, config.heads, config.norm_groups, audio.token_dim, audio.branches)
+                for width in widths
+            )
+        if config.temporal is not None:
+            temporal = config.temporal
+            self.motion_modules = nn.ModuleList(
+                TemporalModule(channels, temporal.heads, temporal.attentions, temporal.max_frames) for _ in layers
+            )
+        last = len(config.channels) - 1
+        if kind == "down" and index < last:
+            self.downsamplers = nn.ModuleList([Downsample(channels)])
+        if kind == "up" and index < last:
+            self.upsamplers = nn.ModuleList([Upsample(channels)])
+
+
+def _level(config: UNetConfig, kind: str, index: int) -> int:
+    return index if kind == "down" else len(config.channels) - 1 - index
+
+
+@dataclass(slots=True)
+class Call:
+    """State of one forward pass.
+
+    Attributes:
+        layout: Row order.
+        time: SiLU of the time embedding of every row.
+        conditions: Segment constants already spread over the members; None for a reference network.
+        image: Image tokens of every row where `conditions` is None.
+        bank: Features written by a reference network.
+        size: Height and width of level 0.
+    """
+
+    layout: Layout
+    time: Tensor
+    size: tuple[int, int]
+    conditions: Conditions | None = None
+    image: Tensor | None = None
+    bank: dict[str, list[Tensor]] | None = None
+    skips: dict[str, Tensor] = field(default_factory=dict)
+
+    def level_size(self, level: int) -> tuple[int, int]:
+        """Height and width at a level; strided convolutions round up."""
+        height, width = self.size
+        for _ in range(level):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+
+class UNet(nn.Module):
+    """An SD-1.5-shaped UNet with named, individually evaluable layers."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.topology = config.topology
+        channels = config.channels
+        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(channels[0], config.time_dim)
+        self.down_blocks = nn.ModuleList(
+            Block(config, "down", i, [channels[max(i - 1, 0)], *[width] * (config.layers_per_block - 1)], width)
+            for i, width in enumerate(channels)
+        )
+        self.mid_block = Block(config, "mid", 0, [channels[-1]] * 2, channels[-1])
+        self.up_blocks = nn.ModuleList(
+            Block(config, "up", i, self._up_inputs(i), width) for i, width in enumerate(channels[::-1])
+        )
+        if config.output_head:
+            self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[0], eps=config.norm_eps)
+            self.conv_out = nn.Conv2d(channels[0], config.latent_channels, 3, padding=1)
+
+    def _up_inputs(self, block: int) -> list[int]:
+        """Input widths (hidden plus skip) of the resnets of an up block."""
+        rising = self.config.channels[::-1]
+        widths = []
+        for layer in range(self.config.layers_per_block + 1):
+            hidden = rising[max(block - 1, 0)] if layer == 0 else rising[block]
+            last = layer == self.config.layers_per_block
+            skip = rising[min(block + 1, len(rising) - 1)] if last else rising[block]
+            widths.append(hidden + skip)
+        return widths
+
+    def embed_time(self, timesteps: Sequence[float]) -> Tensor:
+        """Time embeddings (steps, time_dim) of a whole sampling run, so that no step moves data to the device."""
+        weight = self.time_embedding.linear_1.weight
+        return self.time_embedding(torch.tensor(timesteps, dtype=torch.float32, device=weight.device))
+
+    def _module(self, name: str) -> tuple[Block, int, str]:
+        kind, *place = name.split(".")
+        if kind == "mid":
+            return self.mid_block, 0, "mid"
+        block = (self.down_blocks if kind == "down" else self.up_blocks)[int(place[0])]
+        assert isinstance(block, Block)
+        return (block, 0, place[1]) if place[1] in ("ds", "us") else (block, int(place[1]), kind)
+
+    def attention_sites(self) -> dict[str, SpatialTransformer]:
+        """Every layer with spatial attention, in execution order."""
+        sites: dict[str, SpatialTransformer] = {}
+        for spec in self.topology.layers:
+            if spec.name in ("conv_in", "out") or spec.name.endswith("s"):
+                continue
+            block, layer, _ = self._module(spec.name)
+            if block.attends:
+                transformer = block.attentions[layer]
+                assert isinstance(transformer, SpatialTransformer)
+                sites[spec.name] = transformer
+        return sites
+
+    # ------------------------------------------------------------------ evaluation
+
+    def forward(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        conditions: Conditions,
+        *,
+        steps: Sequence[int] = (0,),
+        scope: Scope | None = None,
+        cache: FeatureCache | None = None,
+        record: Sequence[str] = (),
+        engagement: Engagement | None = None,
+    ) -> Tensor:
+        """Predict for one step, or for the members of a parallel group at once.
+
+        Args:
+            latents: (1 or branches, members, C, frames, h, w); one entry on the first axis serves all branches.
+            time: Time embeddings of the members, (members, time_dim), see `embed_time`.
+            conditions: Constants of the segment.
+            steps: The members' step indices, for the counters.
+            scope: Layers to evaluate; None is all of them.
+            cache: Features of the key step: read if a scope asks for them, replaced if `record` names any.
+            record: Features to keep for the followers of this step.
+            engagement: Counters to update.
+
+        Returns:
+            The prediction (branches, members, C, frames, h, w).
+        """
+        members, frames = latents.shape[1], latents.shape[3]
+        layout = Layout(conditions.branches, members, frames)
+        rows = time[:, None].expand(-1, frames, -1).flatten(0, 1)
+        rows = rows.expand(conditions.branches, *rows.shape).flatten(0, 1)
+        size = (latents.shape[4], latents.shape[5])
+        call = Call(layout, F.silu(rows), size, conditions.for_members(members))
+        walk = _Walk(self, call, scope or full_scope(self.topology), cache, record, steps, engagement)
+        hidden = walk.run(latents)
+        if record and cache is not None:
+            cache.replace(walk.recorded)
+        return hidden.unflatten(0, (layout.branches, members, frames)).transpose(2, 3)
+
+    def write_features(
+        self, latents: Tensor, image_tokens: Tensor, *, whole: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Run as a reference network at timestep 0 and return the normed tokens of every attention site.
+
+        Args:
+            latents: (rows, C, h, w): portrait and motion frames of each branch in turn.
+            image_tokens: (branches, tokens, dim). Row r attends to token set r mod branches, as published.
+            whole: Also evaluate what no feature depends on, and return the last hidden map.
+        """
+        rows = latents.shape[0]
+        layout = Layout(1, 1, rows)
+        time = F.silu(self.embed_time([0.0])).expand(rows, -1)
+        image = image_tokens.repeat(rows // image_tokens.shape[0], 1, 1)
+        call = Call(layout, time, (latents.shape[2], latents.shape[3]), image=image, bank={})
+        last_site = list(self.attention_sites())[-1]
+        hidden = latents
+        for spec in self.topology.layers[:-1]:
+            if spec.name == last_site and not whole:
+                self._write_last(spec, hidden, call)
+                return self._bank(call), None
+            hidden = self._run(spec, hidden, call)
+            if spec.pushes:
+                call.skips[spec.name] = hidden
+        return self._bank(call), hidden
+
+    def _write_last(self, spec: LayerSpec, hidden: Tensor, call: Call) -> None:
+        block, layer, _ = self._module(spec.name)
+        hidden = block.resnets[layer](self._join(spec, hidden, call), call.time)
+        transformer = block.attentions[layer]
+        assert isinstance(transformer, SpatialTransformer) and call.bank is not None
+        call.bank[spec.name] = [transformer.write_only(hidden)]
+
+    @staticmethod
+    def _bank(call: Call) -> dict[str, Tensor]:
+        assert call.bank is not None
+        return {site: features[0] for site, features in call.bank.items()}
+
+    @staticmethod
+    def _join(spec: LayerSpec, hidden: Tensor, call: Call) -> Tensor:
+        if spec.pops is None:
+            return hidden
+        return torch.cat([hidden, call.skips.pop(spec.pops)], dim=1)
+
+    def _run(self, spec: LayerSpec, hidden: Tensor, call: Call) -> Tensor:
+        """Evaluate one layer on the hidden map; skips come from `call.skips`."""
+        if spec.name == "conv_in":
+            return self._run_conv_in(hidden, call)
+        if spec.name == "out":
+            return self.conv_out(F.silu(self.conv_norm_out(hidden)))
+        block, layer, kind = self._module(spec.name)
+        if kind == "ds":
+            return block.downsamplers[0](hidden)
+        if kind == "us":
+            return block.upsamplers[0](hidden, call.level_size(spec.level))
+        hidden = block.resnets[layer](self._join(spec, hidden, call), call.time)
+        if block.attends:
+            hidden = self._run_attention(spec.name, block, layer, hidden, call)
+        temporal = self.config.temporal
+        if temporal is not None and (block.attends or temporal.in_plain_blocks):
+            site = call.conditions.sites[spec.name] if call.conditions and block.attends else SiteConditions()
+            hidden = block.motion_modules[layer](hidden, call.layout.frames, site.motion)
+        return block.resnets[1](hidden, call.time) if kind == "mid" else hidden
+
+    def _run_conv_in(self, latents: Tensor, call: Call) -> Tensor:
+        """Latents to level 0; branches that share latents share the convolution."""
+        if call.conditions is None:
+            return self.conv_in(latents)
+        layout = call.layout
+        folded = self.conv_in(latents.transpose(2, 3).flatten(0, 2).to(self.conv_in.weight.dtype))
+        maps = folded.unflatten(0, (latents.shape[0], layout.members, layout.frames))
+        if call.conditions.pixel_feature is not None:
+            maps = maps + call.conditions.pixel_feature[:, None]
+        return maps.expand(layout.branches, -1, -1, -1, -1, -1).flatten(0, 2)
+
+    def _run_attention(self, name: str, block: Block, layer: int, hidden: Tensor, call: Call) -> Tensor:
+        transformer = block.attentions[layer]
+        assert isinstance(transformer, SpatialTransformer)
+        if call.conditions is None:
+            assert call.bank is not None
+            image = None if call.image is None else transformer.block.attn2.project(call.image)
+            return transformer(hidden, None, image, call.bank.setdefault(name, []))
+        site = call.conditions.sites[name]
+        hidden = transformer(hidden, site.reference_context(call.layout), site.image)
+        if self.config.audio is not None:
+            mask = call.conditions.masks[self.topology[name].level]
+            hidden = block.audio_modules[layer](hidden, site.audio, mask, call.conditions.motion_scale)
+        return hidden
+
+    # ------------------------------------------------------------------ segment constants
+
+    def site_conditions(
+        self,
+        bank: ReferenceBank | None,
+        image_tokens: Tensor | None,
+        audio_tokens: Tensor | None,
+        *,
+        branches: int,
+        frames: int,
+        row_rule: str,
+    ) -> dict[str, SiteConditions]:
+        """Project everything that is constant over a segment, once.
+
+        Args:
+            bank: Reference features (branches * images, L, C) per site; image 0 is the portrait, the others are motion
+                frames for the temporal module. None: plain self-attention, no motion frames.
+            image_tokens: (branches, tokens, dim) or None.
+            audio_tokens: (branches, frames, tokens, dim) or None.
+            branches: Guidance branches.
+            frames: Frames per sample.
+            row_rule: See `reference_rows`.
+        """
+        split = {} if bank is None else split_bank(bank, branches)
+        sites: dict[str, SiteConditions] = {}
+        for name, transformer in self.attention_sites().items():
+            block, layer, _ = self._module(name)
+            reference = motion = image = None
+            audio: tuple[KeysValues, ...] = ()
+            if name in split:
+                portrait, motion_tokens = split[name]
+                rows = reference_rows(portrait, branches, frames, row_rule)
+                reference = transformer.block.attn1.project(rows.contiguous())
+                if motion_tokens.shape[1] and self.config.temporal is not None:
+                    motion = block.motion_modules[layer].project_motion(motion_tokens)
+            if image_tokens is not None:
+                per_branch = transformer.block.attn2.project(image_tokens)
+                image = KeysValues(*(tensor.repeat_interleave(frames, 0) for tensor in per_branch))
+            if audio_tokens is not None and self.config.audio is not None:
+                audio = block.audio_modules[layer].project_audio(audio_tokens.flatten(0, 1))
+            sites[name] = SiteConditions(reference, image, audio, motion)
+        return sites
+
+
+class _Walk:
+    """One pass over the layers of a scope, reading and recording features on the way."""
+
+    def __init__(
+        self,
+        unet: UNet,
+        call: Call,
+        scope: Scope,
+        cache: FeatureCache | None,
+        record: Sequence[str],
+        steps: Sequence[int],
+        engagement: Engagement | None,
+    ) -> None:
+        self.unet, self.call, self.scope, self.cache = unet, call, scope, cache
+        self.record, self.steps, self.engagement = frozenset(record), steps, engagement
+        self.recorded: dict[str, Tensor] = {}
+        self.delta_ends = {delta.last: delta for delta in scope.deltas}
+        self.delta_starts = {name.split("..")[0]: name for name in record if name.endswith(":delta")}
+
+    def run(self, latents: Tensor) -> Tensor:
+        """Walk all layers; returns the last evaluated layer's output."""
+        hidden: Tensor = latents
+        fresh = True  # whether `hidden` belongs to the current latents at this place of the main path
+        delta_inputs: dict[str, Tensor] = {}
+        for spec in self.unet.topology.layers:
+            if spec.name in self.delta_starts:
+                delta_inputs[self.delta_starts[spec.name]] = hidden
+            if spec.name in self.scope.evaluated:
+                if not fresh:
+                    hidden = self._read(f"{spec.name}:in")
+                self._fetch_skip(spec)
+                if f"{spec.name}:in" in self.record:
+                    self.recorded[f"{spec.name}:in"] = hidden
+                hidden, fresh = self.unet._run(spec, hidden, self.call), True
+                self._count(spec.name)
+                if spec.pushes:
+                    self.call.skips[spec.name] = hidden
+                if f"{spec.name}:out" in self.record:
+                    self.recorded[f"{spec.name}:out"] = hidden
+            elif spec.name in self.delta_ends:
+                hidden, fresh = hidden + self._read(self.delta_ends[spec.name].feature), True
+            else:
+                fresh = fresh and self._inside_delta(spec.name)
+            for feature, before in delta_inputs.items():
+                if feature.endswith(f"..{spec.name}:delta"):
+                    self.recorded[feature] = hidden - before
+        return hidden
+
+    def _inside_delta(self, name: str) -> bool:
+        index = self.unet.topology.index
+        return any(index(delta.first) <= index(name) < index(delta.last) for delta in self.scope.deltas)
+
+    def _fetch_skip(self, spec: LayerSpec) -> None:
+        if spec.pops is not None and spec.pops not in self.scope.evaluated:
+            self.call.skips[spec.pops] = self._read(f"{spec.pops}:out")
+
+    def _read(self, feature: str) -> Tensor:
+        assert self.cache is not None
+        if self.engagement is not None:
+            self.engagement.reuse(self.steps, feature)
+        return self.call.layout.spread_frames(self.cache.read(feature))
+
+    def _count(self, layer: str) -> None:
+        if self.engagement is not None:
+            self.engagement.compute(self.steps, layer)

@@ -1,0 +1,275 @@
+"""A run: from a checked configuration to videos, rows and a record.
+
+Finished clips are never made again, a failed clip is a row with its reason and does not stop the others, and a finished
+run is only reported. The record is written last; a mirror follows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lcp_bench.assemble import WeightsLabel, describe_weights, load_model, resolve_device
+from lcp_bench.cli import emit_json
+from lcp_bench.clip_runner import ClipRunner, GeneratedClip, PreparedClip
+from lcp_bench.config import RunConfig, baseline_of, build_strategy
+from lcp_bench.data.manifest import Clip, Manifest
+from lcp_bench.data.registry import load_dataset
+from lcp_bench.errors import ClipError, ConfigError, EngagementError, LcpBenchError, StoreError
+from lcp_bench.identity import run_identity
+from lcp_bench.measure.clock import Stopwatch, monotonic_s
+from lcp_bench.measure.memory import MemoryScope
+from lcp_bench.models.hallo import Hallo
+from lcp_bench.pairing import measure_pair
+from lcp_bench.plan_report import CostReport, cost_report
+from lcp_bench.store import RunStore, run_id
+from lcp_bench.summary import build_record, headline
+from lcp_bench.tracker import make_tracker
+from lcp_bench.video import MediaError, write_video
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run ended.
+
+    Attributes:
+        record: Path of its record.
+        status: `complete`, `partial` or `failed`.
+        exit_code: 0 if every clip has its video.
+    """
+
+    record: Path
+    status: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What is known of a run before a weight is read."""
+
+    config: RunConfig
+    device: torch.device
+    manifest: Manifest
+    clips: tuple[Clip, ...]
+    weights: WeightsLabel
+    identity: dict[str, Any]
+    store: RunStore
+
+
+def run(config: RunConfig, overrides: Sequence[str]) -> RunSummary:
+    """Generate and measure what the configuration asks for; see the module's text.
+
+    Args:
+        config: The checked configuration.
+        overrides: The words that made it, for the record.
+
+    Raises:
+        LcpBenchError: Nothing could be done: missing weights, an unusable data set, a run held by another process.
+    """
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    planned = plan_run(config)
+    if planned.store.is_complete():
+        log.info("run %s is complete, nothing to do", planned.store.run_id)
+        return _report(planned, planned.store.read_record(), resumed=True)
+    if config.run.dry:
+        return _report_dry(planned)
+    with planned.store:
+        record = _Execution(planned).perform()
+    make_tracker(config.tracker).mirror(record, planned.store.path, _videos(planned))
+    return _report(planned, record, resumed=False)
+
+
+def plan_run(config: RunConfig) -> RunPlan:
+    """Everything that names the run, without weights in memory."""
+    device = resolve_device(config)
+    weights = describe_weights(config, device)
+    manifest = load_dataset(config.dataset, config.paths)
+    clips = manifest.clips if config.run.limit is None else manifest.clips[: config.run.limit]
+    identity = run_identity(config, manifest, weights, device)
+    store = RunStore(config.paths.runs, run_id(identity))
+    return RunPlan(config, device, manifest, clips, weights, identity, store)
+
+
+class _Execution:
+    """One process' work on one run, under the run's lock."""
+
+    def __init__(self, planned: RunPlan) -> None:
+        self.planned, self.config, self.store = planned, planned.config, planned.store
+        self.started = monotonic_s()
+        self.costs: CostReport = cost_report(self.config)
+        self.accelerated: ClipRunner | None = None
+        self.model: Hallo | None = None
+
+    def perform(self) -> dict[str, Any]:
+        """Do what is missing and write the record."""
+        done = {row["clip"] for row in self.store.rows()}
+        missing = [clip for clip in self.planned.clips if clip.id not in done]
+        if done:
+            log.info("run %s goes on: %d clips done, %d to do", self.store.run_id, len(done), len(missing))
+        if missing or self.config.measure.pair:
+            self._load()
+        if missing:
+            self._warm_up(missing)
+        for clip in self._progress(missing):
+            self._process(clip)
+        pair, pair_reason = self._pair()
+        record = build_record(
+            self.planned, self.costs, self.store.rows(), pair, pair_reason, monotonic_s() - self.started
+        )
+        self.store.write_record(record)
+        return record
+
+    def _load(self) -> None:
+        log.info("loading %s (%s, %s weights)", self.config.model.name, self.config.model.size, self.config.model.weights)
+        self.model = load_model(self.config, self.planned.device)
+        self.accelerated = ClipRunner(self.config, self.model, build_strategy(self.config), self.costs.plan)
+
+    def _progress(self, clips: Sequence[Clip]) -> Iterator[Clip]:
+        if sys.stderr.isatty():
+            yield from tqdm(clips, unit="clip", desc=self.config.accel_name)
+            return
+        yield from clips
+
+    def _warm_up(self, clips: Sequence[Clip]) -> None:
+        """Untimed generations at the full schedule; a clip that fails here fails again, as a row, when its turn comes."""
+        wanted = self.config.measure.warmup_clips
+        for clip in clips:
+            if wanted <= 0:
+                return
+            try:
+                self._runner.generate(self._runner.prepare(clip))
+            except ClipError:
+                continue
+            wanted -= 1
+
+    @property
+    def _runner(self) -> ClipRunner:
+        assert self.accelerated is not None
+        return self.accelerated
+
+    def _process(self, clip: Clip) -> None:
+        """Generate one clip and append its row, whatever happens to it."""
+        try:
+            row = self._make(clip)
+        except (ConfigError, StoreError, EngagementError):
+            raise  # not this clip's fault: the whole run would fail the same way
+        except Exception as error:
+            row = self._failure(clip, error)
+        self.store.append_row(row)
+        log.info("%s", _row_line(row))
+
+    def _make(self, clip: Clip) -> dict[str, Any]:
+        watch = Stopwatch("cpu")
+        with MemoryScope(self.planned.device) as memory:
+            with watch.stage("preprocess"):
+                prepared = self._runner.prepare(clip)
+            samples = [self._runner.generate(prepared) for _ in range(self.config.measure.repeats)]
+            with _stage_of(clip, "write"), watch.stage("write"):
+                write_video(self.store.clip_path(clip.id), samples[0].frames, self.config.model.fps, clip.audio)
+        return clip_row(clip, prepared, samples, watch.totals(), memory.peaks, self.store)
+
+    def _failure(self, clip: Clip, error: Exception) -> dict[str, Any]:
+        """A row that says why there is no video. Memory exhaustion and bugs count as failures of the clip too."""
+        if self.config.run.debug:
+            traceback.print_exc()
+        stage = error.stage if isinstance(error, ClipError) else "denoise"
+        reason = str(error) if isinstance(error, LcpBenchError) else f"{type(error).__name__}: {error}"
+        return {"clip": clip.id, "status": "failed", "stage": stage, "reason": reason.strip() or type(error).__name__}
+
+    def _pair(self) -> tuple[dict[str, Any] | None, str]:
+        options = self.config.measure
+        if options.pair is None:
+            return None, "measure.pair is not set; measure.pair=none times the baseline interleaved"
+        assert self.model is not None
+        good = {row["clip"] for row in self.store.rows() if row["status"] == "ok"}
+        clips = [clip for clip in self.planned.clips if clip.id in good][: options.pair_clips]
+        if not clips:
+            return None, "no clip could be generated"
+        baseline_config = baseline_of(self.config)
+        strategy = build_strategy(baseline_config)
+        plan = strategy.check(self.model.unet.topology, num_steps=self.config.sampler.steps, eta=self.config.sampler.eta)
+        baseline = ClipRunner(baseline_config, self.model, strategy, plan)
+        log.info("pairing with %s on %d clips, %d repeats", options.pair, len(clips), options.pair_repeats)
+        prepared: list[PreparedClip] = [self._runner.prepare(clip) for clip in clips]
+        return measure_pair(baseline, self._runner, prepared, options), ""
+
+
+@contextmanager
+def _stage_of(clip: Clip, stage: str) -> Iterator[None]:
+    """Turn media errors into the clip's error; a full disk is the run's."""
+    try:
+        yield
+    except MediaError as error:
+        raise ClipError(str(error), clip=clip.id, stage=stage) from error
+    except OSError as error:
+        raise StoreError(f"the video of clip {clip.id} cannot be written: {error}; free space and run again") from error
+
+
+def clip_row(
+    clip: Clip,
+    prepared: PreparedClip,
+    samples: Sequence[GeneratedClip],
+    host_seconds: dict[str, float],
+    peaks: dict[str, Any],
+    store: RunStore,
+) -> dict[str, Any]:
+    """The row of a finished clip; every timing sample is kept."""
+    first = samples[0]
+    stages = {name: [seconds] for name, seconds in host_seconds.items()}
+    for sample in samples:
+        for name, seconds in sample.seconds.items():
+            stages.setdefault(name, []).append(seconds)
+    return {
+        "clip": clip.id,
+        "status": "ok",
+        "frames": int(first.frames.shape[0]),
+        "segments": first.segments,
+        "video": os.path.relpath(store.clip_path(clip.id), store.path),
+        "frames_sha256": first.frames_sha256,
+        "stages_s": stages,
+        "cache_bytes": first.cache_bytes,
+        "engagement": first.engagement.per_layer(),
+        "memory": peaks,
+        "inputs": prepared.inputs.notes,
+    }
+
+
+def _row_line(row: dict[str, Any]) -> str:
+    if row["status"] == "failed":
+        return f"clip {row['clip']}: failed at {row['stage']}: {row['reason']}"
+    seconds = sum(sum(samples) / len(samples) for samples in row["stages_s"].values())
+    return f"clip {row['clip']}: {row['frames']} frames in {seconds:.2f} s (denoise {row['stages_s']['denoise'][0]:.2f} s)"
+
+
+def _videos(planned: RunPlan) -> list[Path]:
+    return [path for clip in planned.clips if (path := planned.store.clip_path(clip.id)).is_file()]
+
+
+def _report(planned: RunPlan, record: Any, *, resumed: bool) -> RunSummary:
+    path = planned.store.path / "record.json"
+    emit_json({"record": str(path), "already_complete": resumed, **headline(record)})
+    failed = record["clips"]["n_failed"]
+    return RunSummary(path, record["status"], 1 if failed or record["status"] != "complete" else 0)
+
+
+def _report_dry(planned: RunPlan) -> RunSummary:
+    done = {row["clip"] for row in planned.store.rows()}
+    state = "partial" if done else "missing"
+    path = planned.store.path / "record.json"
+    emit_json(
+        {"record": str(path), "dry": True, "status": state, "clips_done": len(done), "clips": len(planned.clips)}
+    )
+    return RunSummary(path, state, 0)

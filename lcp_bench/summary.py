@@ -1,0 +1,194 @@
+"""From rows to a record: the only place where a run's numbers are aggregated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from lcp_bench.clip_runner import GENERATION_STAGES
+from lcp_bench.measure.clock import STAGES, utc_now
+from lcp_bench.measure.device import device_state
+from lcp_bench.measure.memory import worst
+from lcp_bench.measure.statistics import mean_interval
+from lcp_bench.plan_report import CostReport, as_document
+from lcp_bench.provenance import command_line, git_state, tidy_paths, versions
+from lcp_bench.record import RECORD_SCHEMA
+
+if TYPE_CHECKING:
+    from lcp_bench.runner import RunPlan
+
+NO_CLIP = "no clip could be generated"
+NOT_SCORED = "no metric has been run on these videos"
+SEEDED = "random weights make no face: quality means nothing"
+
+
+def build_record(
+    planned: RunPlan,
+    costs: CostReport,
+    rows: Sequence[Mapping[str, Any]],
+    pair: dict[str, Any] | None,
+    pair_reason: str,
+    wall_seconds: float,
+) -> dict[str, Any]:
+    """The record of a run.
+
+    Args:
+        planned: What named the run.
+        costs: Its plan with costs.
+        rows: One row per clip.
+        pair: The paired measurement, or None.
+        pair_reason: Why there is none.
+        wall_seconds: Time of this process on the run; a resumed run counts its last process.
+    """
+    config = planned.config
+    wanted = {clip.id for clip in planned.clips}
+    rows = [row for row in rows if row["clip"] in wanted]
+    good = [row for row in rows if row["status"] == "ok"]
+    failed = [{key: row[key] for key in ("clip", "stage", "reason")} for row in rows if row["status"] == "failed"]
+    seeded = planned.weights.label == "seeded"
+    record: dict[str, Any] = {
+        "schema_version": RECORD_SCHEMA,
+        "run_id": planned.store.run_id,
+        **_status(len(wanted), len(good), failed),
+        "identity": planned.identity,
+        "config": _echo(asdict(config)),
+        "command_line": command_line(),
+        "model": {key: getattr(config.model, key) for key in ("name", "size", "weights", "dtype", "image_size")},
+        "accel": dict(config.accel),
+        "plan": _plan(config, costs),
+        "labels": {
+            "weights": planned.weights.label,
+            "metric_backbones": None,
+            "metric_backbones_reason": NOT_SCORED,
+            "dataset": f"{planned.manifest.dataset}:{planned.manifest.sha256[:8]}",
+        },
+        "clips": {"n_expected": len(wanted), "n_ok": len(good), "n_failed": len(failed), "failed": failed},
+        "pair": pair,
+        "quality": None,
+        "quality_reason": SEEDED if seeded else NOT_SCORED,
+        "flops": _flops(config, costs),
+        "device": device_state(planned.device),
+        "versions": versions(),
+        "git": git_state(),
+        "weights": list(planned.weights.files),
+        "created_utc": utc_now(),
+        "wall_seconds": wall_seconds,
+        **_measured(good, config.measure.bootstrap, config.model.fps),
+    }
+    if pair is None:
+        record["pair_reason"] = pair_reason
+    return record
+
+
+def headline(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The few numbers for the last line of a run."""
+    speed, pair = record["speed"], record["pair"]
+    return {
+        "run_id": record["run_id"],
+        "status": record["status"],
+        "model": record["model"]["name"],
+        "accel": record["accel"]["name"],
+        "weights": record["labels"]["weights"],
+        "clips_ok": record["clips"]["n_ok"],
+        "clips_failed": record["clips"]["n_failed"],
+        "clips_expected": record["clips"]["n_expected"],
+        "seconds_per_clip": speed["seconds_per_clip"]["value"] if speed else None,
+        "denoise_seconds_per_segment": speed["denoise_seconds_per_segment"]["value"] if speed else None,
+        "frames_per_second": speed["frames_per_second"]["value"] if speed else None,
+        "speedup": pair["ratio"] if pair else None,
+        "speedup_interval": [pair["low"], pair["high"]] if pair else None,
+        "speedup_bound": record["flops"]["speedup_bound"] if record["flops"] else None,
+        "quality": record["quality"],
+        "quality_reason": record.get("quality_reason"),
+    }
+
+
+def _status(expected: int, good: int, failed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    done = good + len(failed)
+    if not good:
+        first = failed[0]["reason"] if failed else "no clip was processed"
+        return {"status": "failed", "status_reason": f"no clip could be generated; the first reason: {first}"}
+    if done < expected:
+        return {"status": "partial", "status_reason": f"{done} of {expected} clips have a row"}
+    return {"status": "complete"}
+
+
+def _echo(values: Any) -> Any:
+    """A configuration as plain JSON, private paths shortened."""
+    if isinstance(values, Mapping):
+        return {str(key): _echo(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_echo(value) for value in values]
+    return tidy_paths(values) if isinstance(values, str) else values
+
+
+def _plan(config: Any, costs: CostReport) -> dict[str, Any]:
+    document = as_document(config, costs)
+    groups = [{key: value for key, value in group.items() if value is not None} for group in document["groups"]]
+    return {"steps": document["steps"], "key_steps": document["key_steps"], "groups": groups}
+
+
+def _flops(config: Any, costs: CostReport) -> dict[str, Any]:
+    document = as_document(config, costs)
+    names = (
+        "tflops_per_clip",
+        "tflops_per_clip_unaccelerated",
+        "tflops_around_per_clip",
+        "speedup_bound",
+        "speedup_bound_as_published",
+        "speedup_bound_free_followers",
+        "frames_per_clip",
+    )
+    return {name: document[name] for name in names}
+
+
+def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int, fps: float) -> dict[str, Any]:
+    """Everything that comes from timed clips, or null with a reason."""
+    names = ("engagement", "timings", "speed", "memory", "cache_bytes")
+    if not good:
+        return {key: value for name in names for key, value in ((name, None), (f"{name}_reason", NO_CLIP))}
+    return {
+        "engagement": _engagement(good),
+        "timings": {
+            stage: [sample for row in good for sample in row["stages_s"].get(stage, ())]
+            for stage in STAGES
+            if any(stage in row["stages_s"] for row in good)
+        },
+        "speed": _speed(good, bootstrap),
+        "memory": worst(row["memory"] for row in good),
+        "cache_bytes": max(row["cache_bytes"] for row in good),
+    }
+
+
+def _engagement(good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Evaluations and reuses per layer, summed over clips, segments and steps; they were checked against the plan."""
+    totals: dict[str, dict[str, int]] = {"computed": {}, "reused": {}}
+    for row in good:
+        for kind, counts in row["engagement"].items():
+            for name, count in counts.items():
+                totals[kind][name] = totals[kind].get(name, 0) + count
+    return {**totals, "segments": sum(row["segments"] for row in good), "equals_plan": True}
+
+
+def _generation(row: Mapping[str, Any]) -> list[float]:
+    """Seconds of the generation stages, one per repeat."""
+    stages = [row["stages_s"][stage] for stage in GENERATION_STAGES if stage in row["stages_s"]]
+    return [sum(parts) for parts in zip(*stages, strict=True)]
+
+
+def _speed(good: Sequence[Mapping[str, Any]], bootstrap: int) -> dict[str, Any]:
+    """Means over clips (each clip's mean over its repeats), with intervals over clips."""
+    seconds = [_mean(_generation(row)) for row in good]
+    denoise = [_mean(row["stages_s"]["denoise"]) / row["segments"] for row in good]
+    rates = [row["frames"] / time for row, time in zip(good, seconds, strict=True)]
+    estimates = {
+        "seconds_per_clip": seconds,
+        "denoise_seconds_per_segment": denoise,
+        "frames_per_second": rates,
+    }
+    return {name: mean_interval(samples, resamples=bootstrap).as_dict() for name, samples in estimates.items()}
+
+
+def _mean(samples: Sequence[float]) -> float:
+    return sum(samples) / len(samples)

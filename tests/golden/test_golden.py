@@ -1,0 +1,40 @@
+"""Upstream's own numbers, reproduced. A case that no handler knows is a failure, not a skip."""
+
+from __future__ import annotations
+
+import handlers_hallo
+import numpy as np
+import pytest
+import torch
+from cases import COMMITTED, Case, collect
+
+HANDLERS = {"hallo": handlers_hallo.HANDLERS}
+CASES = collect(tuple(HANDLERS))
+
+
+def test_cases_are_found() -> None:
+    """The committed subset alone covers every component that has a handler."""
+    assert COMMITTED.is_dir()
+    committed = {case.component[1] for case in CASES if (COMMITTED / case.name).is_dir()}
+    assert committed == set(handlers_hallo.HANDLERS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@torch.inference_mode()
+def test_golden(case: Case) -> None:
+    """Every output of the case within the case's own tolerance."""
+    model, component = case.component
+    handler = HANDLERS[model].get(component)
+    assert handler is not None, f"no handler computes {model}/{component}; add one to tests/golden/handlers_{model}.py"
+    got = handler(case)
+    expected = case.outputs
+    missing = set(expected) - set(got)
+    assert not missing, f"{case.name}: outputs not computed: {sorted(missing)}"
+    for name, want in expected.items():
+        have = torch.as_tensor(np.asarray(got[name]))
+        assert have.shape == want.shape, f"{case.name}/{name}: shape {tuple(have.shape)}, expected {tuple(want.shape)}"
+        if not want.is_floating_point():
+            assert torch.equal(have.to(want.dtype), want), f"{case.name}/{name}: integers differ"
+            continue
+        rtol, atol = case.tolerance(name)
+        torch.testing.assert_close(have.to(want.dtype), want, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
