@@ -1,0 +1,1 @@
+"""Strategies to compare with, each one module with its own frozen Config."""

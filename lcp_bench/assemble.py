@@ -38,10 +38,18 @@ def resolve_device(config: RunConfig) -> torch.device:
     """The device of a run; asking for an absent GPU is a `ConfigError`."""
     wanted = config.run.device
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device=cuda, but torch sees no GPU; use run.device=cpu, or install a CUDA build of torch")
+        raise ConfigError(
+            "run.device=cuda, but torch sees no GPU; use run.device=cpu, or install a CUDA build of torch"
+        )
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
+
+
+def set_precision(config: RunConfig) -> None:
+    """Fix what float32 arithmetic means on a GPU, for matrix products and convolutions alike."""
+    torch.backends.cuda.matmul.allow_tf32 = config.model.tf32
+    torch.backends.cudnn.allow_tf32 = config.model.tf32
 
 
 def describe_weights(config: RunConfig, device: torch.device) -> WeightsLabel:
@@ -85,7 +93,7 @@ def load_model(config: RunConfig, device: torch.device) -> Hallo:
 
 
 def _seed_rule(config: RunConfig) -> str:
-    """Tiny weights are drawn on the host, so that they are the same everywhere; full-size ones where they are needed."""
+    """Tiny weights are drawn on the host, so that they are equal everywhere; full-size ones where they are needed."""
     return "seeded-v1" if config.model.size == "tiny" else "seeded-device"
 
 

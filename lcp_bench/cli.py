@@ -89,7 +89,7 @@ def job(config: DictConfig) -> JobOutcome:
     """
     overrides = tuple(word.lstrip("+") for word in HydraConfig.get().overrides.task)
     try:
-        return JobOutcome(perform(to_run_config(config), overrides), overrides)
+        return perform(to_run_config(config), overrides)
     except Exception as error:
         if OmegaConf.select(config, "run.debug"):
             log.exception("job %s", " ".join(overrides))
@@ -98,8 +98,8 @@ def job(config: DictConfig) -> JobOutcome:
         return JobOutcome(_exit_code(error), overrides, _explain(error))
 
 
-def perform(config: RunConfig, overrides: Sequence[str]) -> int:
-    """Do what `run.action` says; the exit code of the job.
+def perform(config: RunConfig, overrides: Sequence[str]) -> JobOutcome:
+    """Do what `run.action` says.
 
     The modules that do the work are imported here, so that a wrong command is answered without waiting for torch.
     """
@@ -107,11 +107,11 @@ def perform(config: RunConfig, overrides: Sequence[str]) -> int:
         from lcp_bench.plan_report import report
 
         report(config)
-        return 0
+        return JobOutcome(0, tuple(overrides))
     from lcp_bench.runner import run
 
     summary = run(config, list(overrides))
-    return int(getattr(summary, "exit_code", 0))
+    return JobOutcome(summary.exit_code, tuple(overrides), summary.message)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -154,7 +154,7 @@ def _execute(hydra: Hydra, command: Command, config_name: str) -> int:
 def _run_here(current: Job) -> JobOutcome:
     """A job that computes nothing needs no launcher, and no folder that a launcher would make."""
     try:
-        return JobOutcome(perform(current.config, current.overrides), current.overrides)
+        return perform(current.config, current.overrides)
     except Exception as error:
         if current.config.run.debug:
             traceback.print_exc()
@@ -170,7 +170,7 @@ def _finish(outcomes: Sequence[JobOutcome], command: Command) -> int:
                 _say(outcome.message)
         return outcomes[0].exit_code
     for index, outcome in failed:
-        _say(f"failed: job {index} ({' '.join(outcome.overrides)}): {outcome.message or 'see above'}")
+        _say(f"failed: job {index} ({' '.join(outcome.overrides)}): {outcome.message}")
     _say(f"{len(failed)} of {len(outcomes)} jobs failed")
     return 1 if failed else 0
 

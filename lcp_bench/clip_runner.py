@@ -16,9 +16,9 @@ from lcp_bench.config import RunConfig
 from lcp_bench.data.audio_features import wav2vec_features, window_frames
 from lcp_bench.data.inputs import ClipInputs, ModelInputSpec, prepare_clip
 from lcp_bench.data.manifest import Clip
-from lcp_bench.errors import ConfigError
+from lcp_bench.errors import ClipError
 from lcp_bench.generate import ClipConstants, generate_segments
-from lcp_bench.measure.clock import Stopwatch
+from lcp_bench.measure.clock import Stopwatch, synchronize
 from lcp_bench.models.features import Engagement
 from lcp_bench.models.hallo import Hallo
 from lcp_bench.sampling import Sampler
@@ -73,9 +73,7 @@ class ClipRunner:
     def __init__(self, config: RunConfig, model: Hallo, strategy: Strategy, plan: Plan) -> None:
         self.config, self.model, self.plan = config, model, plan
         with torch.inference_mode():
-            self.sampler = Sampler(
-                model.unet, strategy, plan, DDIM(plan.num_steps), config.sampler.guidance_scale
-            )
+            self.sampler = Sampler(model.unet, strategy, plan, DDIM(plan.num_steps), config.sampler.guidance_scale)
 
     def input_spec(self) -> ModelInputSpec:
         """What the data side must deliver."""
@@ -97,18 +95,18 @@ class ClipRunner:
         """Read a clip and run the networks that precede the segments.
 
         Raises:
-            ClipError: The clip cannot be used.
-            ConfigError: Public weights need an identity embedding that nobody gave.
+            ClipError: The clip cannot be used, or public weights need an identity embedding that nobody gave.
         """
         inputs = prepare_clip(clip, self.input_spec())
         if inputs.face_embedding is None and self.config.model.weights == "checkpoint":
-            raise ConfigError(
-                f"clip {clip.id} has no identity embedding, and public weights depend on it; use "
-                "dataset.face_detector=insightface with its files, or give an embedding file in pairs.csv"
+            raise ClipError(
+                "no identity embedding, and public weights depend on it; use dataset.face_detector=insightface, or "
+                "give an embedding file in pairs.csv",
+                clip=clip.id,
+                stage="face",
             )
         model = self.model
-        width = model.modules["image_proj"].proj.in_features
-        embedding = inputs.face_embedding if inputs.face_embedding is not None else torch.zeros(width)  # type: ignore[arg-type]
+        embedding = torch.zeros(model.embedding_dim) if inputs.face_embedding is None else inputs.face_embedding
         features, _ = wav2vec_features(
             model.modules["wav2vec"],  # type: ignore[arg-type]
             inputs.waveform,
@@ -125,6 +123,7 @@ class ClipRunner:
             masks=[level.to(model.device, model.dtype) for level in levels],
             face_feature=model.face_feature(inputs.face_region),
         )
+        synchronize(model.device)  # so that whoever times the preparation times all of it
         return PreparedClip(inputs, constants)
 
     def generate(self, prepared: PreparedClip, on_segment: Callable[[int, int], None] | None = None) -> GeneratedClip:

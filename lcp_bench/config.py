@@ -69,6 +69,7 @@ class ModelConfig:
         weights_seed: Seed of seeded weights.
         dtype: Number format of the networks.
         reference_dtype: Format that the reference features are rounded to, as upstream does it.
+        tf32: Let GPUs round float32 products to 10 bits of mantissa; off, so that float32 means float32.
         frames_per_segment: Frames denoised together.
         motion_frames: Last frames of a segment that the next segment sees.
         fps: Frames per second of the video.
@@ -86,6 +87,7 @@ class ModelConfig:
     weights_seed: int
     dtype: Dtype
     reference_dtype: Dtype
+    tf32: bool
     frames_per_segment: int
     motion_frames: int
     fps: float
@@ -238,6 +240,7 @@ class RunOptions:
         dry: Stop before anything is computed and say what would be.
         debug: Show tracebacks.
         limit: Number of clips; None means all.
+        retry_failed: Try the failed clips of a finished run again.
         threads: CPU threads; None leaves torch's choice.
     """
 
@@ -247,6 +250,7 @@ class RunOptions:
     dry: bool = False
     debug: bool = False
     limit: int | None = None
+    retry_failed: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:

@@ -108,14 +108,10 @@ class Fetcher:
         remote = self.hub.describe(file, self.revision(file))
         revision = self.revision(file) or remote.revision
         log.info("%s: fetching %s from %s", file.place, file.size_text, file.repository)
-        staged = self.hub.download(
-            file, revision, self.root / STAGING / file.repository.replace("/", "--")
-        )
+        staged = self.hub.download(file, revision, self.root / STAGING / file.repository.replace("/", "--"))
         digest = HashCache(self.root / STAGING).digest(staged)
         expected = self.expected(file) or remote.sha256
-        if not digest.size_bytes or (
-            expected is not None and digest.sha256 != expected
-        ):
+        if not digest.size_bytes or (expected is not None and digest.sha256 != expected):
             staged.unlink()
             raise WeightsError(
                 f"what came from {self.hub.url(file)} is not the expected file: expected SHA-256 {expected}, got "
@@ -157,17 +153,9 @@ def fetch(request: FetchRequest, hub: Hub | None = None) -> FetchResult:
     files = files_for(request.model, request.extras)
     fetcher = Fetcher(request, hub)
     present = [file for file in files if (request.root / file.place).is_file()]
-    problems = {
-        file: problem for file in present if (problem := fetcher.check_present(file))
-    }
-    wanted = [
-        file
-        for file in files
-        if file not in present or (request.force and file in problems)
-    ]
-    kept = tuple(
-        file.place for file in files if file not in wanted and file not in problems
-    )
+    problems = {file: problem for file in present if (problem := fetcher.check_present(file))}
+    wanted = [file for file in files if file not in present or (request.force and file in problems)]
+    kept = tuple(file.place for file in files if file not in wanted and file not in problems)
     if request.force:
         problems = {}
     _refuse_full_disk(request.root, wanted)
@@ -209,9 +197,7 @@ def _explain(
 ) -> str:
     """One message for everything that is not as it should be."""
     missing = [file for file, problem in problems.items() if problem == "missing"]
-    lines = [
-        f"{request.model}: {len(problems)} of {total} files below {request.root.absolute()} are missing or wrong"
-    ]
+    lines = [f"{request.model}: {len(problems)} of {total} files below {request.root.absolute()} are missing or wrong"]
     if offline is not None:
         size = sum(file.size_bytes or file.about_bytes or 0 for file in missing)
         lines.append(
@@ -225,9 +211,7 @@ def _explain(
             f"      {hub.url(file)}",
         ]
         lines.append(
-            f"      SHA-256 {file.sha256}"
-            if file.sha256
-            else "      SHA-256 not known, noted when first seen"
+            f"      SHA-256 {file.sha256}" if file.sha256 else "      SHA-256 not known, noted when first seen"
         )
     for file, problem in problems.items():
         if file not in missing:
@@ -238,9 +222,7 @@ def _explain(
             ]
     if len(missing) < len(problems):
         lines.append("files that are there but wrong are replaced with force=true")
-    lines.append(
-        "run the same command again to go on: verified files are kept, an interrupted download is continued"
-    )
+    lines.append("run the same command again to go on: verified files are kept, an interrupted download is continued")
     return "\n".join(lines)
 
 
@@ -257,44 +239,28 @@ def parse_arguments(arguments: Iterable[str]) -> FetchRequest:
         if not equals or key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}=...? " if close else ""
-            raise ConfigError(
-                f"{hint}expected one of {', '.join(f'{name}=...' for name in known)}, got {argument!r}"
-            )
+            raise ConfigError(f"{hint}expected one of {', '.join(f'{name}=...' for name in known)}, got {argument!r}")
         if key in values:
-            raise ConfigError(
-                f"{key} is given twice: {values[key]!r} and {value!r}; give it once"
-            )
+            raise ConfigError(f"{key} is given twice: {values[key]!r} and {value!r}; give it once")
         values[key] = value
     if "model" not in values:
-        raise ConfigError(
-            f"expected +model=NAME, one of {sorted(SOURCES)}; example: +model={min(SOURCES)}"
-        )
+        raise ConfigError(f"expected +model=NAME, one of {sorted(SOURCES)}; example: +model={min(SOURCES)}")
     if values.get("force", "false") not in ("true", "false"):
-        raise ConfigError(
-            f"expected force=true or force=false, got force={values['force']}"
-        )
+        raise ConfigError(f"expected force=true or force=false, got force={values['force']}")
     if values.get("paths.weights") == "":
         raise ConfigError("expected paths.weights=FOLDER, got an empty value")
     return FetchRequest(
         model=values["model"],
         root=Path(values.get("paths.weights", DEFAULT_ROOT)).expanduser(),
-        extras=tuple(
-            filter(
-                None, values.get("extras", "").strip("[]").replace(" ", "").split(",")
-            )
-        ),
+        extras=tuple(filter(None, values.get("extras", "").strip("[]").replace(" ", "").split(","))),
         force=values.get("force") == "true",
     )
 
 
 def usage() -> str:
     """Help text with the models and optional groups."""
-    groups = sorted(
-        {file.group for files in SOURCES.values() for file in files} - {"required"}
-    )
-    return USAGE.format(
-        models=", ".join(sorted(SOURCES)), root=DEFAULT_ROOT, extras=", ".join(groups)
-    )
+    groups = sorted({file.group for files in SOURCES.values() for file in files} - {"required"})
+    return USAGE.format(models=", ".join(sorted(SOURCES)), root=DEFAULT_ROOT, extras=", ".join(groups))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -313,9 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(
-            "stopped; run the command again to go on where it stopped", file=sys.stderr
-        )
+        print("stopped; run the command again to go on where it stopped", file=sys.stderr)
         return 130
     except OSError as error:
         print(
@@ -323,9 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    print(
-        f"{request.model}: {len(result.fetched)} fetched, {len(result.kept)} already there, in {request.root}"
-    )
+    print(f"{request.model}: {len(result.fetched)} fetched, {len(result.kept)} already there, in {request.root}")
     return 0
 
 

@@ -17,7 +17,9 @@ from lcp_bench.data.manifest import Manifest
 from lcp_bench.measure.device import device_state
 from lcp_bench.provenance import source_hash, versions
 
-NUMERIC_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless", "pillow", "scikit-image")
+NUMERIC_PACKAGES = (
+    "torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless", "pillow", "scikit-image",
+)  # fmt: skip
 
 
 def run_identity(config: RunConfig, manifest: Manifest, weights: WeightsLabel, device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The paired measurement: a strategy and its baseline on the same clips, interleaved in one process.
 
-Both sides share model, kernels, precision and batching, and take turns (AB, BA, ...), so a drift of the machine hits both
-alike. What is compared is the denoising; the whole generation is reported beside it.
+Both sides share model, kernels, precision and batching, and take turns (AB, BA, ...), so a drift of the machine hits
+both alike. What is compared is the denoising; the whole generation is reported beside it.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class CostReport:
 
     def tflops(self, convention: str, num_steps: int | None = None) -> float:
         """TFLOP of one segment's denoising; `num_steps` gives the unaccelerated run of that many steps instead."""
-        costs = [self.scopes["full"]] * num_steps if num_steps else [self.scopes[name] for name in self.scope_of.values()]
+        names = ["full"] * num_steps if num_steps else list(self.scope_of.values())
+        costs = [self.scopes[name] for name in names]
         if convention == "as_published":
             return FLOP_PER_MAC * sum(cost.published_macs for cost in costs) / TERA
         return FLOP_PER_MAC * (sum(cost.executed_macs for cost in costs) + self.prepare_macs) / TERA
@@ -172,9 +173,7 @@ class _Tracer:
         side = self.config.model.image_size
         latents = self._empty(1, 4, self.shape.frames, self.latent_size, self.latent_size)
         return {
-            "reference": count_macs(
-                lambda: self.model.reference_bank(self._reference_latents(), self._image_tokens())
-            ),
+            "reference": count_macs(lambda: self.model.reference_bank(self._reference_latents(), self._image_tokens())),
             "encode": count_macs(lambda: self.model.encode(self._empty(1, 3, side, side))),
             "decode": count_macs(lambda: self.model.decode(latents)),
         }
@@ -259,14 +258,13 @@ def _scope_table(document: dict[str, Any]) -> Table:
     for name, scope in document["scopes"].items():
         work = scope["tflops_per_step"]
         layers = "all layers" if name == "full" else ", ".join(scope["evaluated"])
-        table.add_row(
-            name, layers, ", ".join(scope["reads"]), f"{work['as_published']:.3f}", f"{work['executed']:.3f}"
-        )
+        table.add_row(name, layers, ", ".join(scope["reads"]), f"{work['as_published']:.3f}", f"{work['executed']:.3f}")
     return table
 
 
 def _print_totals(console: Console, document: dict[str, Any]) -> None:
-    table = Table("per clip of %d frames" % document["frames_per_clip"], "as published", "executed", title="work, TFLOP")
+    first = f"per clip of {document['frames_per_clip']} frames"
+    table = Table(first, "as published", "executed", title="work, TFLOP")
     for label, key in (("this plan", "tflops_per_clip"), ("unaccelerated", "tflops_per_clip_unaccelerated")):
         table.add_row(label, f"{document[key]['as_published']:.2f}", f"{document[key]['executed']:.2f}")
     console.print(table)

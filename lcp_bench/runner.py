@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lcp_bench.assemble import WeightsLabel, describe_weights, load_model, resolve_device
+from lcp_bench.assemble import WeightsLabel, describe_weights, load_model, resolve_device, set_precision
 from lcp_bench.cli import emit_json
 from lcp_bench.clip_runner import ClipRunner, GeneratedClip, PreparedClip
 from lcp_bench.config import RunConfig, baseline_of, build_strategy
@@ -48,11 +48,13 @@ class RunSummary:
         record: Path of its record.
         status: `complete`, `partial` or `failed`.
         exit_code: 0 if every clip has its video.
+        message: What is wrong if not.
     """
 
     record: Path
     status: str
     exit_code: int
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +82,18 @@ def run(config: RunConfig, overrides: Sequence[str]) -> RunSummary:
     """
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    set_precision(config)
+    tracker = make_tracker(config.tracker)
     planned = plan_run(config)
-    if planned.store.is_complete():
+    if planned.store.is_complete() and not _wants_retry(planned):
         log.info("run %s is complete, nothing to do", planned.store.run_id)
         return _report(planned, planned.store.read_record(), resumed=True)
     if config.run.dry:
         return _report_dry(planned)
+    require_embeddings(planned)
     with planned.store:
         record = _Execution(planned).perform()
-    make_tracker(config.tracker).mirror(record, planned.store.path, _videos(planned))
+    tracker.mirror(record, planned.store.path, _videos(planned))
     return _report(planned, record, resumed=False)
 
 
@@ -103,6 +108,30 @@ def plan_run(config: RunConfig) -> RunPlan:
     return RunPlan(config, device, manifest, clips, weights, identity, store)
 
 
+def _wants_retry(planned: RunPlan) -> bool:
+    return planned.config.run.retry_failed and any(row["status"] == "failed" for row in planned.store.rows())
+
+
+def require_embeddings(planned: RunPlan) -> None:
+    """Refuse, before weights are read, a run with public weights whose clips can have no identity embedding.
+
+    Raises:
+        ConfigError: Names the clips; zeros instead of an identity would give a stranger's face a published model's
+            name.
+    """
+    config = planned.config
+    if config.model.weights != "checkpoint" or config.dataset.face_detector == "insightface":
+        return
+    without = [clip.id for clip in planned.clips if clip.embedding is None]
+    if without:
+        shown = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
+        raise ConfigError(
+            "public weights need a 512-d identity embedding for every clip; "
+            f"{len(without)} of {len(planned.clips)} have none: {shown}; use dataset.face_detector=insightface with "
+            "its files, give embedding files in pairs.csv, or use model.weights=seeded for speed only"
+        )
+
+
 class _Execution:
     """One process' work on one run, under the run's lock."""
 
@@ -115,7 +144,8 @@ class _Execution:
 
     def perform(self) -> dict[str, Any]:
         """Do what is missing and write the record."""
-        done = {row["clip"] for row in self.store.rows()}
+        retry = self.config.run.retry_failed
+        done = {row["clip"] for row in self.store.rows() if row["status"] == "ok" or not retry}
         missing = [clip for clip in self.planned.clips if clip.id not in done]
         if done:
             log.info("run %s goes on: %d clips done, %d to do", self.store.run_id, len(done), len(missing))
@@ -123,8 +153,10 @@ class _Execution:
             self._load()
         if missing:
             self._warm_up(missing)
-        for clip in self._progress(missing):
-            self._process(clip)
+        with self._progress(missing) as bar:
+            for clip in missing:
+                self._process(clip, bar)
+                bar.update()
         pair, pair_reason = self._pair()
         record = build_record(
             self.planned, self.costs, self.store.rows(), pair, pair_reason, monotonic_s() - self.started
@@ -133,18 +165,18 @@ class _Execution:
         return record
 
     def _load(self) -> None:
-        log.info("loading %s (%s, %s weights)", self.config.model.name, self.config.model.size, self.config.model.weights)
+        model = self.config.model
+        log.info("loading %s (%s, %s weights)", model.name, model.size, model.weights)
         self.model = load_model(self.config, self.planned.device)
         self.accelerated = ClipRunner(self.config, self.model, build_strategy(self.config), self.costs.plan)
 
-    def _progress(self, clips: Sequence[Clip]) -> Iterator[Clip]:
-        if sys.stderr.isatty():
-            yield from tqdm(clips, unit="clip", desc=self.config.accel_name)
-            return
-        yield from clips
+    def _progress(self, clips: Sequence[Clip]) -> tqdm[Any]:
+        """A bar on a terminal, nothing elsewhere: there a line per clip is logged."""
+        hidden = not sys.stderr.isatty()
+        return tqdm(total=len(clips), unit="clip", desc=self.config.accel_name, disable=hidden, leave=False)
 
     def _warm_up(self, clips: Sequence[Clip]) -> None:
-        """Untimed generations at the full schedule; a clip that fails here fails again, as a row, when its turn comes."""
+        """Untimed generations at the full schedule; a clip that fails here fails again, as a row, in its turn."""
         wanted = self.config.measure.warmup_clips
         for clip in clips:
             if wanted <= 0:
@@ -160,10 +192,10 @@ class _Execution:
         assert self.accelerated is not None
         return self.accelerated
 
-    def _process(self, clip: Clip) -> None:
+    def _process(self, clip: Clip, bar: tqdm[Any]) -> None:
         """Generate one clip and append its row, whatever happens to it."""
         try:
-            row = self._make(clip)
+            row = self._make(clip, bar)
         except (ConfigError, StoreError, EngagementError):
             raise  # not this clip's fault: the whole run would fail the same way
         except Exception as error:
@@ -171,15 +203,20 @@ class _Execution:
         self.store.append_row(row)
         log.info("%s", _row_line(row))
 
-    def _make(self, clip: Clip) -> dict[str, Any]:
-        watch = Stopwatch("cpu")
+    def _make(self, clip: Clip, bar: tqdm[Any]) -> dict[str, Any]:
+        watch, started = Stopwatch("cpu"), monotonic_s()
+
+        def show(done: int, total: int) -> None:
+            bar.set_postfix_str(f"{clip.id}: segment {done} of {total}")
+
         with MemoryScope(self.planned.device) as memory:
             with watch.stage("preprocess"):
                 prepared = self._runner.prepare(clip)
-            samples = [self._runner.generate(prepared) for _ in range(self.config.measure.repeats)]
+            samples = [self._runner.generate(prepared, show) for _ in range(self.config.measure.repeats)]
             with _stage_of(clip, "write"), watch.stage("write"):
                 write_video(self.store.clip_path(clip.id), samples[0].frames, self.config.model.fps, clip.audio)
-        return clip_row(clip, prepared, samples, watch.totals(), memory.peaks, self.store)
+        row = clip_row(clip, prepared, samples, watch.totals(), self.store)
+        return {**row, "memory": memory.peaks, "wall_s": monotonic_s() - started}
 
     def _failure(self, clip: Clip, error: Exception) -> dict[str, Any]:
         """A row that says why there is no video. Memory exhaustion and bugs count as failures of the clip too."""
@@ -200,7 +237,8 @@ class _Execution:
             return None, "no clip could be generated"
         baseline_config = baseline_of(self.config)
         strategy = build_strategy(baseline_config)
-        plan = strategy.check(self.model.unet.topology, num_steps=self.config.sampler.steps, eta=self.config.sampler.eta)
+        sampler = self.config.sampler
+        plan = strategy.check(self.model.unet.topology, num_steps=sampler.steps, eta=sampler.eta)
         baseline = ClipRunner(baseline_config, self.model, strategy, plan)
         log.info("pairing with %s on %d clips, %d repeats", options.pair, len(clips), options.pair_repeats)
         prepared: list[PreparedClip] = [self._runner.prepare(clip) for clip in clips]
@@ -223,7 +261,6 @@ def clip_row(
     prepared: PreparedClip,
     samples: Sequence[GeneratedClip],
     host_seconds: dict[str, float],
-    peaks: dict[str, Any],
     store: RunStore,
 ) -> dict[str, Any]:
     """The row of a finished clip; every timing sample is kept."""
@@ -239,10 +276,10 @@ def clip_row(
         "segments": first.segments,
         "video": os.path.relpath(store.clip_path(clip.id), store.path),
         "frames_sha256": first.frames_sha256,
+        "repeats_equal": len({sample.frames_sha256 for sample in samples}) == 1,
         "stages_s": stages,
         "cache_bytes": first.cache_bytes,
         "engagement": first.engagement.per_layer(),
-        "memory": peaks,
         "inputs": prepared.inputs.notes,
     }
 
@@ -251,7 +288,8 @@ def _row_line(row: dict[str, Any]) -> str:
     if row["status"] == "failed":
         return f"clip {row['clip']}: failed at {row['stage']}: {row['reason']}"
     seconds = sum(sum(samples) / len(samples) for samples in row["stages_s"].values())
-    return f"clip {row['clip']}: {row['frames']} frames in {seconds:.2f} s (denoise {row['stages_s']['denoise'][0]:.2f} s)"
+    denoise = row["stages_s"]["denoise"][0]
+    return f"clip {row['clip']}: {row['frames']} frames in {seconds:.2f} s (denoise {denoise:.2f} s)"
 
 
 def _videos(planned: RunPlan) -> list[Path]:
@@ -261,15 +299,17 @@ def _videos(planned: RunPlan) -> list[Path]:
 def _report(planned: RunPlan, record: Any, *, resumed: bool) -> RunSummary:
     path = planned.store.path / "record.json"
     emit_json({"record": str(path), "already_complete": resumed, **headline(record)})
-    failed = record["clips"]["n_failed"]
-    return RunSummary(path, record["status"], 1 if failed or record["status"] != "complete" else 0)
+    clips = record["clips"]
+    if clips["n_ok"] == clips["n_expected"]:
+        return RunSummary(path, record["status"], 0)
+    reasons = "; ".join(f"{item['clip']}: {item['reason']}" for item in clips["failed"][:3])
+    message = f"{clips['n_failed']} of {clips['n_expected']} clips failed ({reasons}); every reason is in {path}"
+    return RunSummary(path, record["status"], 1, message)
 
 
 def _report_dry(planned: RunPlan) -> RunSummary:
     done = {row["clip"] for row in planned.store.rows()}
     state = "partial" if done else "missing"
     path = planned.store.path / "record.json"
-    emit_json(
-        {"record": str(path), "dry": True, "status": state, "clips_done": len(done), "clips": len(planned.clips)}
-    )
+    emit_json({"record": str(path), "dry": True, "status": state, "clips_done": len(done), "clips": len(planned.clips)})
     return RunSummary(path, state, 0)

@@ -62,7 +62,8 @@ class DDIM:
 
     def apply(self, latents: Tensor, prediction: Tensor, step: int) -> Tensor:
         """One DDIM step; no host synchronisation, the coefficients live on the host."""
-        return self._scheduler.step(prediction, int(self.timesteps[step]), latents, eta=0.0).prev_sample
+        previous: Tensor = self._scheduler.step(prediction, int(self.timesteps[step]), latents, eta=0.0).prev_sample
+        return previous
 
     def _alpha(self, timestep: float) -> float:
         return self._last_alpha if timestep < 0 else self._alphas[int(timestep)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def build_record(
             "weights": planned.weights.label,
             "metric_backbones": None,
             "metric_backbones_reason": NOT_SCORED,
-            "dataset": f"{planned.manifest.dataset}:{planned.manifest.sha256[:8]}",
+            "dataset": _dataset_label(planned),
         },
         "clips": {"n_expected": len(wanted), "n_ok": len(good), "n_failed": len(failed), "failed": failed},
         "pair": pair,
@@ -74,7 +75,8 @@ def build_record(
         "weights": list(planned.weights.files),
         "created_utc": utc_now(),
         "wall_seconds": wall_seconds,
-        **_measured(good, config.measure.bootstrap, config.model.fps),
+        "notes": {"inputs": _input_notes(good), "repeats_equal": all(row["repeats_equal"] for row in good)},
+        **_measured(good, config.measure.bootstrap),
     }
     if pair is None:
         record["pair_reason"] = pair_reason
@@ -143,7 +145,23 @@ def _flops(config: Any, costs: CostReport) -> dict[str, Any]:
     return {name: document[name] for name in names}
 
 
-def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int, fps: float) -> dict[str, Any]:
+def _dataset_label(planned: RunPlan) -> str:
+    """Equal text means the same clips, cut to the same length."""
+    label = f"{planned.manifest.dataset}:{planned.manifest.sha256[:8]}"
+    if planned.config.dataset.max_seconds is not None:
+        label += f":{planned.config.dataset.max_seconds:g}s"
+    return label if planned.config.run.limit is None else f"{label}:first {len(planned.clips)}"
+
+
+def _input_notes(good: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """How many clips had their face box, landmarks and embedding from where."""
+    counts: dict[str, dict[str, int]] = {}
+    for name in ("face_source", "landmarks_source", "embedding"):
+        counts[name] = dict(Counter(str(row["inputs"][name]) for row in good))
+    return counts
+
+
+def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int) -> dict[str, Any]:
     """Everything that comes from timed clips, or null with a reason."""
     names = ("engagement", "timings", "speed", "memory", "cache_bytes")
     if not good:

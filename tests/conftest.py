@@ -18,8 +18,14 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder with the full golden cases and real data, named by `LCP_BENCH_SHARED` (default `../shared`)."""
+    """The folder with the full golden cases and real data, named by `LCP_BENCH_SHARED` (default `../shared`).
+
+    Without it a test is skipped; where `CI=true` it fails, so that a green run means that everything ran.
+    """
     folder = Path(os.environ.get("LCP_BENCH_SHARED", REPOSITORY.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip(f"{folder} is absent; set LCP_BENCH_SHARED to the folder with goldens and real data")
+        reason = f"{folder} is absent; set LCP_BENCH_SHARED to the folder with goldens and real data"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(f"{reason} (CI=true allows no skips)")
+        pytest.skip(reason)
     return folder

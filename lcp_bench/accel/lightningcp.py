@@ -1,8 +1,8 @@
 """LightningCP: lightning-fast cache and parallel denoising prediction (arXiv 2509.00052, sections 3.2 to 3.4).
 
-At a key step the full network runs and the input of one up layer is kept. A follower evaluates that layer and what comes
-after it, with its own time embedding, fresh skips and the full conditioning. The followers of a group share the kept
-feature, so they run as one batch on estimated latents.
+At a key step the full network runs and the input of one up layer is kept. A follower evaluates that layer and what
+comes after it, with its own time embedding, fresh skips and the full conditioning. The followers of a group share the
+kept feature, so they run as one batch on estimated latents.
 
 Deviations, where the paper leaves a choice open:
 
@@ -40,7 +40,8 @@ class LightningCP(Strategy):
                 of a group gets the latents right after the key step. Only parallel groups estimate anything.
             estimate_from_step: Groups whose key step lies before this one do not estimate, because early latents hardly
                 change (Figure 4; step 10 of 40). Null means a quarter of the steps.
-            hold: What the estimate keeps constant: the `noise` implied by the key prediction, or the network's `output`.
+            hold: What the estimate keeps constant: the `noise` implied by the key prediction, or the network's raw
+                `output`.
             site: The layer whose input is cached; `up.3.2` is the last layer of the last up block.
         """
 

@@ -6,7 +6,7 @@ Steps are numbered in sampling order, 0 is the noisiest. A *group* is one key st
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,8 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if self.placement not in PLACEMENTS:
-            raise ConfigError(f"accel.schedule.placement must be one of {', '.join(PLACEMENTS)}, got {self.placement!r}")
+            known = ", ".join(PLACEMENTS)
+            raise ConfigError(f"accel.schedule.placement must be one of {known}, got {self.placement!r}")
         if isinstance(self.key_steps, Iterable) and not isinstance(self.key_steps, str):
             object.__setattr__(self, "key_steps", tuple(self.key_steps))
         elif isinstance(self.key_steps, bool) or not isinstance(self.key_steps, int):
@@ -84,13 +85,15 @@ def place_key_steps(num_steps: int, count: int, placement: str) -> tuple[int, ..
     """Indices of `count` key steps among `num_steps`, strictly increasing, the first is 0.
 
     With u = j / count for j = 0..count-1 the j-th key step lies at `num_steps * s(u)`, rounded down:
-    `uniform` s = u, `quadratic` s = u^2, `dense_ends` s = u - sin(2 pi u) / (2 pi). Collisions move to the next free step.
+    `uniform` s = u, `quadratic` s = u^2, `dense_ends` s = u - sin(2 pi u) / (2 pi). Collisions move to the next free
+    step.
     """
-    warp = {
+    warps: dict[str, Callable[[float], float]] = {
         "uniform": lambda u: u,
         "quadratic": lambda u: u * u,
         "dense_ends": lambda u: u - math.sin(2 * math.pi * u) / (2 * math.pi),
-    }[placement]
+    }
+    warp = warps[placement]
     steps: list[int] = []
     for j in range(count):
         wanted = int(num_steps * warp(j / count))

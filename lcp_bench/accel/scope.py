@@ -67,11 +67,11 @@ def full_scope(topology: Topology) -> Scope:
 
 
 def shell_scope(topology: Topology, site: str) -> Scope:
-    """From the up layer `site` to the end on its recorded input, plus the encoder layers whose skips that part consumes.
+    """From the up layer `site` to the end on its recorded input, plus the encoder layers whose skips it consumes.
 
-    For `up.3.2` this is `conv_in`, `up.3.2`, `out`: LightningCP's follower (arXiv 2509.00052, section 3.2) and branch 0 of
-    DeepCache's helper. For earlier sites the encoder prefix up to the skip that `site` pops is evaluated too, because its
-    skips must belong to the current latents.
+    For `up.3.2` this is `conv_in`, `up.3.2`, `out`: LightningCP's follower (arXiv 2509.00052, section 3.2) and branch 0
+    of DeepCache's helper. For earlier sites the encoder prefix up to the skip that `site` pops is evaluated too,
+    because its skips must belong to the current latents.
     """
     layer = topology[site]
     if layer.pops is None:
@@ -89,7 +89,7 @@ def decoder_scope(topology: Topology) -> Scope:
 
 
 def delta_scope(topology: Topology, first: str, last: str) -> Scope:
-    """Everything but the layers `first`..`last`, which are replaced by their recorded delta (Delta-DiT, arXiv 2406.01125).
+    """Everything but the layers `first`..`last`, which are replaced by their recorded delta (arXiv 2406.01125).
 
     The run must keep the shape of the hidden map; skips produced inside it are read as recorded.
     """

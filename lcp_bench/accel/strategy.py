@@ -46,7 +46,8 @@ class Strategy(ABC):
         """The plan, after checking that the strategy fits the model and the sampler.
 
         Raises:
-            ConfigError: The sampler is stochastic and steps are reordered, a site is unknown, or the key steps do not fit.
+            ConfigError: The sampler is stochastic and steps are reordered, a site is unknown, or the key steps do not
+                fit.
         """
         plan = self.plan(num_steps)
         if eta > 0 and any(group.followers for group in plan.groups):

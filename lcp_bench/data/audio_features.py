@@ -1,4 +1,4 @@
-"""Speech features: one stack of wav2vec layer outputs per video frame, as Hallo's public inference code computes them."""
+"""Speech features: one stack of wav2vec layer outputs per video frame, as Hallo's public code computes them."""
 
 from __future__ import annotations
 

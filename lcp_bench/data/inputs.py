@@ -154,8 +154,9 @@ def _usable_sound(clip: Clip, waveform: NDArray[np.float32], spec: ModelInputSpe
     rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
     level_dbfs = 20 * np.log10(rms) if rms > 0 else -np.inf
     if level_dbfs < SILENCE_DBFS:
+        where = "" if spec.max_seconds is None else f" in its first {spec.max_seconds:g} s"
         raise ClipError(
-            f"{clip.audio} is silent ({level_dbfs:.0f} dBFS, expected {SILENCE_DBFS:.0f} or more); give audible speech",
+            f"{clip.audio} is silent{where} ({level_dbfs:.0f} dBFS, expected {SILENCE_DBFS:.0f} or more); give audible speech",
             clip=clip.id,
             stage="audio",
         )

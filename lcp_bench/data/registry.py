@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lcp_bench.data.demo import load_demo
 from lcp_bench.data.folder import FolderOptions, load_folder
 from lcp_bench.data.manifest import Manifest
+from lcp_bench.data.prepared import PREPARED, load_prepared
 from lcp_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def load_dataset(config: DatasetConfig, paths: PathsConfig) -> Manifest:
             insightface_root=getattr(config, "insightface_root", None),
         )
         return load_folder(config.root, paths.cache, options)
+    if config.name in PREPARED:
+        return load_prepared(config.name, config.root)
     raise ConfigError(
-        f"dataset.name must be one of demo, folder, got {config.name!r}; use +dataset=folder dataset.root=..."
+        f"dataset.name must be one of demo, folder, {', '.join(PREPARED)}, got {config.name!r}; "
+        "use +dataset=folder dataset.root=..."
     )

@@ -1,0 +1,1 @@
+"""Clocks, memory, work, device state and statistics: the only place that measures."""

@@ -1,8 +1,8 @@
 """Work of a denoising step, in multiply-accumulates, counted two ways that are never mixed.
 
 `executed`: our own forward passes traced on the meta device by torch's flop counter (convolutions, linear layers and
-batched matrix products; norms, activations and softmax are not counted). `as published`: the work of the original code for
-the same step by a closed formula per layer; it evaluates the unconditional half's self-attention twice and repeats
+batched matrix products; norms, activations and softmax are not counted). `as published`: the work of the original code
+for the same step by a closed formula per layer; it evaluates the unconditional half's self-attention twice and repeats
 constant projections at every step, and the published totals of arXiv 2509.00052 count exactly that.
 
 TFLOP is 1e12 FLOP, and a multiply-accumulate is two FLOP.

@@ -1,7 +1,8 @@
 """What a denoising UNet is told besides latents: everything here is constant over a segment and computed once.
 
-Rows of a batch are ordered (branch, member, frame): guidance branches outermost (unconditional first), then the members of
-a parallel group, then frames. So a group of followers is [uncond of all, cond of all], as the reference attention needs.
+Rows of a batch are ordered (branch, member, frame): guidance branches outermost (unconditional first), then the members
+of a parallel group, then frames. So a group of followers is [uncond of all, cond of all], as the reference attention
+needs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lcp_bench.errors import ConfigError
 from lcp_bench.models.attention import KeysValues, ReferenceContext
 
 ReferenceBank = Mapping[str, Tensor]
-"""Site name to the reference network's normed tokens, (branches * images, L, C); image 0 is the portrait, then motion."""
+"""Site to the reference network's normed tokens, (branches * images, L, C); image 0 is the portrait, then motion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class Conditions:
     _by_members: dict[int, Conditions] = field(default_factory=dict, compare=False, repr=False)
 
     def for_members(self, members: int) -> Conditions:
-        """These conditions, repeated for a group of `members` followers; kept for the segment, so built once per size."""
+        """These conditions, repeated for a group of `members` followers; kept for the segment, built once per size."""
         if members == 1:
             return self
         if members not in self._by_members:
@@ -165,7 +166,7 @@ def split_bank(bank: ReferenceBank, branches: int) -> dict[str, tuple[Tensor, Te
 
 
 def reference_rows(portrait: Tensor, branches: int, frames: int, rule: str) -> Tensor:
-    """The reference features that conditional rows cycle through, (period, L, C) with `frames` a multiple of the period.
+    """The reference features that conditional rows cycle through: (period, L, C), `frames` a multiple of the period.
 
     Args:
         portrait: (branches, L, C), unconditional first.

@@ -90,8 +90,8 @@ class UNetConfig:
     def audio_width(self, block: str, index: int, layer: int) -> int:
         """Inner width of an audio module, a slip of the original code that the checkpoint freezes.
 
-        The first layer of a down block is as wide as the block's input; every layer of an up block is as wide as the next
-        up block (the last one as itself).
+        The first layer of a down block is as wide as the block's input; every layer of an up block is as wide as the
+        next up block (the last one as itself).
 
         Args:
             block: `down`, `mid` or `up`.
@@ -120,6 +120,13 @@ _UNSUPPORTED = {
     "motion_module_decoder_only": False,
     "motion_module_mid_block": True,
     "motion_module_type": "Vanilla",
+    "motion_module_resolutions": [1, 2, 4, 8],
+    "stack_enable_blocks_depth": [0, 1, 2, 3],
+}
+_UNSUPPORTED_MOTION = {
+    "num_transformer_block": 1,
+    "temporal_position_encoding": True,
+    "temporal_attention_dim_div": 1,
 }
 
 
@@ -130,10 +137,11 @@ def unet_config_from_diffusers(options: Mapping[str, Any], *, three_dimensional:
         ConfigError: An option has a value that this family does not implement; silently ignoring it would load weights
             into a network that computes something else.
     """
-    for key, expected in _UNSUPPORTED.items():
-        if key in options and options[key] != expected:
-            raise ConfigError(f"UNet option {key}={options[key]!r} is not implemented; this family has {expected!r}")
     motion = options.get("motion_module_kwargs", {})
+    for given, only in ((options, _UNSUPPORTED), (motion, _UNSUPPORTED_MOTION)):
+        for key, expected in only.items():
+            if key in given and given[key] != expected:
+                raise ConfigError(f"UNet option {key}={given[key]!r} is not implemented; this family has {expected!r}")
     audio = AudioConfig(token_dim=options["audio_attention_dim"]) if options.get("use_audio_module") else None
     temporal = None
     if options.get("use_motion_module"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ class FaceLocator(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         blocks: list[nn.Module] = []
-        for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
+        for narrow, wide in pairwise(widths):
             blocks.append(nn.Conv2d(narrow, narrow, 3, padding=1))
             blocks.append(nn.Conv2d(narrow, wide, 3, padding=1, stride=2))
         self.blocks = nn.ModuleList(blocks)

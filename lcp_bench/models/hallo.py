@@ -1,15 +1,16 @@
 """Hallo (Xu et al. 2024, arXiv 2406.08801) as a configuration of the family.
 
-Portrait, identity embedding and motion frames pass once per segment through the reference UNet; the denoising UNet reads
-its features, hears the audio under three masks, and looks along time. Facts that differ from the plain family and are
-reproduced: banks are rounded to float16 on hand-over, conditional rows cycle through both branches' reference rows, the
-temporal modules of the blocks without attention never run, motion frames come from the reference bank.
+Portrait, identity embedding and motion frames pass once per segment through the reference UNet; the denoising UNet
+reads its features, hears the audio under three masks, and looks along time. Facts that differ from the plain family and
+are reproduced: banks are rounded to float16 on hand-over, conditional rows cycle through both branches' reference rows,
+the temporal modules of the blocks without attention never run, motion frames come from the reference bank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -113,28 +114,28 @@ def build_modules(size: str, device: str | torch.device = "meta") -> dict[str, n
     """All networks of Hallo by component name, in eval mode, without weights when built on the `meta` device."""
     shape = size_of(size)
     denoising, reference = unet_configs(shape)
+    speech = _speech_config(shape)
     with torch.device(device):
         modules: dict[str, nn.Module] = {
             "denoising_unet": UNet(denoising),
             "reference_unet": UNet(reference),
             "face_locator": FaceLocator(shape.channels[0]),
             "image_proj": ImageProjection(shape.token_dim, shape.embedding_dim),
+            "audio_proj": AudioProjection(
+                layers=speech.num_hidden_layers,
+                channels=speech.hidden_size,
+                tokens=shape.audio_tokens,
+                token_dim=shape.token_dim,
+            ),
             "vae": _autoencoder(shape),
-            "wav2vec": Wav2Vec2Model(_speech_config(shape)),
+            "wav2vec": Wav2Vec2Model(speech),
         }
-        speech = modules["wav2vec"].config
-        modules["audio_proj"] = AudioProjection(
-            layers=speech.num_hidden_layers,
-            channels=speech.hidden_size,
-            tokens=shape.audio_tokens,
-            token_dim=shape.token_dim,
-        )
     return {name: modules[name].eval().requires_grad_(False) for name in COMPONENTS}
 
 
-def _autoencoder(size: HalloSize) -> AutoencoderKL:
+def _autoencoder(size: HalloSize) -> nn.Module:
     levels = len(size.vae_channels)
-    return AutoencoderKL(
+    autoencoder: nn.Module = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=size.vae_channels,
@@ -143,11 +144,13 @@ def _autoencoder(size: HalloSize) -> AutoencoderKL:
         latent_channels=4,
         sample_size=size.image_size,
     )
+    return autoencoder
 
 
 def _speech_config(size: HalloSize) -> Wav2Vec2Config:
     # eager attention: the encoder must give every hidden state, at any length, on any device
-    return Wav2Vec2Config(**size.speech, attn_implementation="eager")
+    options: dict[str, Any] = {**size.speech, "attn_implementation": "eager"}
+    return Wav2Vec2Config(**options)
 
 
 class Hallo:
@@ -192,10 +195,17 @@ class Hallo:
         """Device of the denoising UNet's weights."""
         return self.unet.conv_in.weight.device
 
+    @property
+    def embedding_dim(self) -> int:
+        """Length of the identity embedding."""
+        projection = self.modules["image_proj"]
+        assert isinstance(projection, ImageProjection)
+        return projection.proj.in_features
+
     # ------------------------------------------------------------------ once per clip
 
     def identity_tokens(self, embedding: Tensor) -> Tensor:
-        """Image tokens (2, tokens, dim) of an identity embedding (embedding_dim,): the projection of zeros, then of it."""
+        """Image tokens (2, tokens, dim) of an identity embedding (embedding_dim,): projections of zeros, then of it."""
         rows = torch.stack([torch.zeros_like(embedding), embedding]).to(self.device, self.dtype)
         return self.modules["image_proj"](rows)
 
@@ -216,7 +226,7 @@ class Hallo:
         return torch.cat(encoded) * LATENT_SCALE
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Frames (frames, 3, H, W) in [0, 1], float32, of latents (1, 4, frames, h, w); frame by frame to bound memory."""
+        """Frames (frames, 3, H, W) in [0, 1], float32, of latents (1, 4, frames, h, w); one by one to bound memory."""
         vae = self.modules["vae"]
         rows = (latents[0].transpose(0, 1) / LATENT_SCALE).to(self.dtype)
         pixels = torch.cat([vae.decode(row[None]).sample for row in rows])  # type: ignore[operator]

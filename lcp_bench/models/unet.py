@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,8 @@ class Block(nn.Module):
     def __init__(self, config: UNetConfig, kind: str, index: int, inputs: Sequence[int], channels: int) -> None:
         super().__init__()
         self.attends = kind == "mid" or config.attention_levels[_level(config, kind, index)]
-        resnet = {"groups": config.norm_groups, "eps": config.norm_eps}
-        self.resnets = nn.ModuleList(
-            ResnetBlock(width, channels, config.time_dim, groups=config.norm_groups, eps=resnet["eps"]) for width in inputs
-        )
+        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps}
+        self.resnets = nn.ModuleList(ResnetBlock(width, channels, config.time_dim, **norm) for width in inputs)
         layers = range(1 if kind == "mid" else len(inputs))
         if self.attends:
             self.attentions = nn.ModuleList(
@@ -314,12 +313,16 @@ class UNet(nn.Module):
                 rows = reference_rows(portrait, branches, frames, row_rule)
                 reference = transformer.block.attn1.project(rows.contiguous())
                 if motion_tokens.shape[1] and self.config.temporal is not None:
-                    motion = block.motion_modules[layer].project_motion(motion_tokens)
+                    temporal = block.motion_modules[layer]
+                    assert isinstance(temporal, TemporalModule)
+                    motion = temporal.project_motion(motion_tokens)
             if image_tokens is not None:
                 per_branch = transformer.block.attn2.project(image_tokens)
                 image = KeysValues(*(tensor.repeat_interleave(frames, 0) for tensor in per_branch))
             if audio_tokens is not None and self.config.audio is not None:
-                audio = block.audio_modules[layer].project_audio(audio_tokens.flatten(0, 1))
+                hearing = block.audio_modules[layer]
+                assert isinstance(hearing, AudioTransformer)
+                audio = hearing.project_audio(audio_tokens.flatten(0, 1))
             sites[name] = SiteConditions(reference, image, audio, motion)
         return sites
 
@@ -352,17 +355,7 @@ class _Walk:
             if spec.name in self.delta_starts:
                 delta_inputs[self.delta_starts[spec.name]] = hidden
             if spec.name in self.scope.evaluated:
-                if not fresh:
-                    hidden = self._read(f"{spec.name}:in")
-                self._fetch_skip(spec)
-                if f"{spec.name}:in" in self.record:
-                    self.recorded[f"{spec.name}:in"] = hidden
-                hidden, fresh = self.unet._run(spec, hidden, self.call), True
-                self._count(spec.name)
-                if spec.pushes:
-                    self.call.skips[spec.name] = hidden
-                if f"{spec.name}:out" in self.record:
-                    self.recorded[f"{spec.name}:out"] = hidden
+                hidden, fresh = self._evaluate(spec, hidden if fresh else self._read(f"{spec.name}:in")), True
             elif spec.name in self.delta_ends:
                 hidden, fresh = hidden + self._read(self.delta_ends[spec.name].feature), True
             else:
@@ -370,6 +363,19 @@ class _Walk:
             for feature, before in delta_inputs.items():
                 if feature.endswith(f"..{spec.name}:delta"):
                     self.recorded[feature] = hidden - before
+        return hidden
+
+    def _evaluate(self, spec: LayerSpec, hidden: Tensor) -> Tensor:
+        """Run one layer and keep what is to be recorded of it."""
+        self._fetch_skip(spec)
+        if f"{spec.name}:in" in self.record:
+            self.recorded[f"{spec.name}:in"] = hidden
+        hidden = self.unet._run(spec, hidden, self.call)
+        self._count(spec.name)
+        if spec.pushes:
+            self.call.skips[spec.name] = hidden
+        if f"{spec.name}:out" in self.record:
+            self.recorded[f"{spec.name}:out"] = hidden
         return hidden
 
     def _inside_delta(self, name: str) -> bool:

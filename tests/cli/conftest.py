@@ -37,7 +37,7 @@ class Recorder:
         self.runs.append((config, overrides))
         self.fail(config)
         cli.emit_json({"accel": config.accel_name})
-        return types.SimpleNamespace(exit_code=0)
+        return types.SimpleNamespace(exit_code=0, message="")
 
     def report(self, config: RunConfig) -> None:
         """The signature of `lcp_bench.plan_report.report`."""

@@ -141,10 +141,10 @@ def test_summary_decides_the_exit_code(run_cli: RunCli, recorder: Recorder, monk
     import sys
     import types
 
-    monkeypatch.setattr(
-        sys.modules["lcp_bench.runner"], "run", lambda config, overrides: types.SimpleNamespace(exit_code=1)
-    )
-    assert run_cli("+model=hallo", "+accel=lcp").code == 1
+    ended = types.SimpleNamespace(exit_code=1, message="1 of 2 clips failed")
+    monkeypatch.setattr(sys.modules["lcp_bench.runner"], "run", lambda config, overrides: ended)
+    result = run_cli("+model=hallo", "+accel=lcp")
+    assert (result.code, result.err) == (1, "1 of 2 clips failed\n")
 
 
 @pytest.mark.parametrize("words", [("--help",), ("-h",), ("--help", "+model=hallo"), ("-h", "accel=none")])

@@ -57,7 +57,7 @@ def roots() -> list[Path]:
 
 
 def collect(models: tuple[str, ...]) -> list[Case]:
-    """All cases of `models` below all roots; a case that is committed and shared is listed once, from the shared set."""
+    """All cases of `models` below all roots; one that is committed and shared is listed once, from the shared set."""
     cases: dict[str, Case] = {}
     extra = os.environ.get("LCP_BENCH_GOLDENS")
     for root in roots():

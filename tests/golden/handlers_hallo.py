@@ -1,20 +1,23 @@
-"""How each component of `goldens/hallo` is computed with this project's modules. Written against the case's own config."""
+"""How each component of Hallo's golden cases is computed with this project's modules, from the case's own config."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from cases import Case
 from diffusers import AutoencoderKL
 from handlers_data import audio_features, face_masks
 from torch import Tensor, nn
 
-from cases import Case
+from lcp_bench.accel.scope import shell_scope
 from lcp_bench.accel.strategy import NoAcceleration
 from lcp_bench.data.audio_features import window_frames
+from lcp_bench.generate import ClipConstants, generate_segments
 from lcp_bench.models.audio import AudioProjection
-from lcp_bench.models.conditions import Conditions, split_bank
+from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.config import unet_config_from_diffusers
 from lcp_bench.models.face import FaceLocator, ImageProjection
 from lcp_bench.models.features import FeatureCache
@@ -70,9 +73,8 @@ def seeded(case: Case, component: str | None = None) -> nn.Module:
 
 def masks(inputs: dict[str, Tensor]) -> list[Tensor]:
     """Per level, (3, rows, L, 1)."""
-    return [
-        torch.stack([inputs[f"{branch}_mask.{level}"] for branch in BRANCHES])[..., None] for level in range(4)
-    ]
+    levels = range(sum(name.startswith("lip_mask.") for name in inputs))
+    return [torch.stack([inputs[f"{branch}_mask.{level}"] for branch in BRANCHES])[..., None] for level in levels]
 
 
 def denoising_unet(case: Case) -> Outputs:
@@ -102,15 +104,17 @@ def denoising_unet(case: Case) -> Outputs:
         tuple(case.meta["call"]["motion_scale"] or (1.0, 1.0, 1.0)),
     )
     taps = _Taps(unet)
-    record = ["up.3.2:in", "conv_in:out"]
+    last = unet.topology.names[-2]
+    record = [f"{last}:in", "conv_in:out"]
     with FeatureCache() as cache:
-        prediction = unet(
-            sample[:, None], unet.embed_time([float(inputs["timestep"])]), conditions, cache=cache, record=record
-        )
+        time = unet.embed_time([float(inputs["timestep"])])
+        prediction = unet(sample[:, None], time, conditions, cache=cache, record=record)
+        follower = unet(sample[:, None], time, conditions, cache=cache, scope=shell_scope(unet.topology, last))
+        torch.testing.assert_close(follower, prediction, rtol=1e-5, atol=1e-5)
         fold = (branches, frames)
         outputs = {
             "sample": prediction[:, 0],
-            "tap_in": cache.read("up.3.2:in").unflatten(0, fold).transpose(1, 2),
+            "tap_in": cache.read(f"{last}:in").unflatten(0, fold).transpose(1, 2),
             "tap_skip": cache.read("conv_in:out").unflatten(0, fold).transpose(1, 2),
         }
     for name, hidden in taps.seen.items():
@@ -124,13 +128,13 @@ class _Taps:
 
     def __init__(self, unet: UNet) -> None:
         self.seen: dict[str, Tensor] = {}
-        for level in range(4):
-            down, up = unet.down_blocks[level], unet.up_blocks[level]
-            self._watch(down.downsamplers[0] if level < 3 else down.resnets[-1], f"intermediate.down_blocks.{level}")
-            if level < 3:
-                self._watch(up.upsamplers[0], f"intermediate.up_blocks.{level}")
+        last = len(unet.down_blocks) - 1
+        for level in range(last):
+            self._watch(unet.down_blocks[level].downsamplers[0], f"intermediate.down_blocks.{level}")
+            self._watch(unet.up_blocks[level].upsamplers[0], f"intermediate.up_blocks.{level}")
+        self._watch(unet.down_blocks[last].resnets[-1], f"intermediate.down_blocks.{last}")
         self._watch(unet.mid_block.resnets[1], "intermediate.mid_block")
-        self._watch(unet.up_blocks[3].motion_modules[2], "tap_out")
+        self._watch(unet.up_blocks[last].motion_modules[-1], "tap_out")
 
     def _watch(self, module: nn.Module, name: str) -> None:
         module.register_forward_hook(lambda _m, _i, output: self.seen.__setitem__(name, output))
@@ -138,8 +142,6 @@ class _Taps:
 
 def _with_zero_motion(unet: UNet, sites: dict[str, Any], count: int, size: torch.Size) -> dict[str, Any]:
     """Upstream's behaviour without a bank: all-zero motion frames in every motion module that runs."""
-    from dataclasses import replace
-
     changed = {}
     for name, site in sites.items():
         level = unet.topology[name].level
@@ -219,7 +221,8 @@ def mini_rollout(case: Case) -> Outputs:
         plan = strategy.plan(call["num_inference_steps"])
         steps: list[Tensor] = []
         sampler = Sampler(model.unet, strategy, plan, scheduler, call["guidance_scale"])
-        result = sampler.denoise(case.inputs["latents"], conditions, lambda _step, latents: steps.append(latents))
+        keep = steps.append
+        result = sampler.denoise(case.inputs["latents"], conditions, lambda _step, latents, keep=keep: keep(latents))
         outputs[f"final_latents{suffix}"] = result.latents
         outputs[f"latents_per_step{suffix}"] = torch.stack(steps)
         outputs["timesteps"] = torch.tensor(scheduler.timesteps)
@@ -228,8 +231,6 @@ def mini_rollout(case: Case) -> Outputs:
 
 def pipeline_segments(case: Case) -> Outputs:
     """Two chained segments through the clip generator: motion frames travel from one to the next."""
-    from lcp_bench.generate import ClipConstants, generate_segments
-
     outputs: Outputs = {}
     call, inputs = case.meta["call"], case.inputs
     for suffix, dtype in (("", torch.float16), ("_bank_fp32", None)):
@@ -249,9 +250,10 @@ def pipeline_segments(case: Case) -> Outputs:
             masks=masks(inputs),
             face_feature=model.face_feature(inputs["face_region"]),
         )
-        noise = iter([inputs["initial_latents.0"], inputs["initial_latents.1"]])
+        noise = iter([inputs[f"initial_latents.{number}"] for number in range(call["segments"])]).__next__
         frames = []
-        for number, segment in enumerate(generate_segments(model, sampler, constants, lambda _shape: next(noise))):
+        segments = generate_segments(model, sampler, constants, lambda _shape, noise=noise: noise())
+        for number, segment in enumerate(segments):
             outputs[f"final_latents.{number}{suffix}"] = segment.latents
             frames.append(segment.frames)
         outputs[f"video{suffix}"] = torch.cat(frames).transpose(0, 1)[None]

@@ -49,9 +49,7 @@ PINNED = PublicFile(
     size_bytes=len(PINNED_BYTES),
     purpose="an encoder",
 )
-FREE = PublicFile(
-    repository="org/net", path="net/net.pth", about_bytes=35, purpose="the network"
-)
+FREE = PublicFile(repository="org/net", path="net/net.pth", about_bytes=35, purpose="the network")
 EXTRA = replace(FREE, path="extra/detector.onnx", group="detector")
 
 
@@ -74,18 +72,13 @@ class FakeHub(Hub):
 
     def describe(self, file: PublicFile, revision: str | None) -> RemoteFile:
         self.described.append(file.path)
-        if (
-            self.unreachable_after is not None
-            and len(self.described) > self.unreachable_after
-        ):
+        if self.unreachable_after is not None and len(self.described) > self.unreachable_after:
             raise HubUnreachable("no route to host")
         if file.path not in self.content:
             raise HubRefused("404 Client Error")
         content = self.content[file.path]
         sha256 = _sha(content) if self.says_sha256 else None
-        return RemoteFile(
-            revision=revision or COMMIT, sha256=sha256, size_bytes=len(content)
-        )
+        return RemoteFile(revision=revision or COMMIT, sha256=sha256, size_bytes=len(content))
 
     def download(self, file: PublicFile, revision: str | None, folder: Path) -> Path:
         self.downloaded.append((file.path, revision))
@@ -112,43 +105,28 @@ def request_toy(tmp_path: Path) -> FetchRequest:
     return FetchRequest(model="toy", root=tmp_path / "weights")
 
 
-def test_fetches_verifies_and_notes_everything(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_fetches_verifies_and_notes_everything(request_toy: FetchRequest, hub: FakeHub) -> None:
     result = fetch(request_toy, hub)
     root = request_toy.root
-    assert (
-        result.fetched == ("encoder/model.safetensors", "net/net.pth")
-        and result.kept == ()
-    )
+    assert result.fetched == ("encoder/model.safetensors", "net/net.pth") and result.kept == ()
     assert (root / "encoder/model.safetensors").read_bytes() == PINNED_BYTES
     assert hub.downloaded == [(PINNED.path, PINNED.revision), (FREE.path, COMMIT)]
     lock = read_lock(root)
-    assert lock["net/net.pth"].revision == COMMIT and lock[
-        "net/net.pth"
-    ].sha256 == _sha(FREE_BYTES)
+    assert lock["net/net.pth"].revision == COMMIT and lock["net/net.pth"].sha256 == _sha(FREE_BYTES)
     assert not (root / fetch_module.STAGING).exists()
     assert missing_files("toy", root) == ()
 
 
-def test_complete_files_are_skipped_without_asking_the_hub(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_complete_files_are_skipped_without_asking_the_hub(request_toy: FetchRequest, hub: FakeHub) -> None:
     fetch(request_toy, hub)
     hub.described.clear()
     result = fetch(request_toy, hub)
-    assert (
-        result.kept == ("encoder/model.safetensors", "net/net.pth")
-        and result.fetched == ()
-    )
+    assert result.kept == ("encoder/model.safetensors", "net/net.pth") and result.fetched == ()
     assert hub.described == []
 
 
 def test_extras_only_when_asked_for(request_toy: FetchRequest, hub: FakeHub) -> None:
-    assert (
-        fetch(replace(request_toy, extras=("detector",)), hub).fetched[-1]
-        == "extra/detector.onnx"
-    )
+    assert fetch(replace(request_toy, extras=("detector",)), hub).fetched[-1] == "extra/detector.onnx"
     with pytest.raises(ConfigError, match=r"unknown extras \['nose'\] .*'detector'"):
         fetch(replace(request_toy, extras=("nose",)), hub)
 
@@ -158,20 +136,14 @@ def test_download_that_is_not_the_pinned_file_never_reaches_its_place(
     request_toy: FetchRequest, hub: FakeHub, wrong: bytes
 ) -> None:
     hub.content[PINNED.path] = wrong
-    with pytest.raises(
-        WeightsError, match=f"expected SHA-256 {PINNED.sha256}, got {_sha(wrong)}"
-    ):
+    with pytest.raises(WeightsError, match=f"expected SHA-256 {PINNED.sha256}, got {_sha(wrong)}"):
         fetch(request_toy, hub)
     assert not (request_toy.root / PINNED.place).exists()
-    assert (
-        request_toy.root / FREE.place
-    ).exists()  # the other file is not lost with it
+    assert (request_toy.root / FREE.place).exists()  # the other file is not lost with it
     assert [path for path in request_toy.root.rglob("model.safetensors")] == []
 
 
-def test_unpinned_file_is_held_against_the_first_fetch(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_unpinned_file_is_held_against_the_first_fetch(request_toy: FetchRequest, hub: FakeHub) -> None:
     fetch(request_toy, hub)
     (request_toy.root / FREE.place).unlink()
     hub.content[FREE.path] = b"a later upload"
@@ -182,9 +154,7 @@ def test_unpinned_file_is_held_against_the_first_fetch(
     assert fetch(request_toy, hub).fetched == (FREE.place,)
 
 
-def test_unpinned_file_must_be_what_the_hub_describes(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_unpinned_file_must_be_what_the_hub_describes(request_toy: FetchRequest, hub: FakeHub) -> None:
     honest = hub.download
 
     def corrupting(file: PublicFile, revision: str | None, folder: Path) -> Path:
@@ -198,17 +168,13 @@ def test_unpinned_file_must_be_what_the_hub_describes(
     assert not (request_toy.root / FREE.place).exists()
 
 
-def test_small_files_without_a_published_hash_are_trusted_on_first_use(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_small_files_without_a_published_hash_are_trusted_on_first_use(request_toy: FetchRequest, hub: FakeHub) -> None:
     hub.says_sha256 = False
     fetch(request_toy, hub)
     assert read_lock(request_toy.root)[FREE.place].sha256 == _sha(FREE_BYTES)
 
 
-def test_file_placed_by_hand_is_kept_and_noted(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_file_placed_by_hand_is_kept_and_noted(request_toy: FetchRequest, hub: FakeHub) -> None:
     target = request_toy.root / FREE.place
     target.parent.mkdir(parents=True)
     target.write_bytes(b"by hand")
@@ -218,9 +184,7 @@ def test_file_placed_by_hand_is_kept_and_noted(
     assert (entry.sha256, entry.revision) == (_sha(b"by hand"), None)
 
 
-def test_wrong_file_is_reported_kept_and_replaced_only_by_force(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_wrong_file_is_reported_kept_and_replaced_only_by_force(request_toy: FetchRequest, hub: FakeHub) -> None:
     target = request_toy.root / PINNED.place
     target.parent.mkdir(parents=True)
     target.write_bytes(PINNED_BYTES[:5])
@@ -234,31 +198,21 @@ def test_wrong_file_is_reported_kept_and_replaced_only_by_force(
     assert target.read_bytes() == PINNED_BYTES
 
 
-def test_without_network_one_message_and_one_attempt(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_without_network_one_message_and_one_attempt(request_toy: FetchRequest, hub: FakeHub) -> None:
     hub.unreachable_after = 0
     with pytest.raises(WeightsError) as caught:
         fetch(request_toy, hub)
     message = str(caught.value)
     assert hub.described == [PINNED.path]
-    assert message.startswith(
-        f"toy: 2 of 2 files below {request_toy.root} are missing or wrong"
-    )
+    assert message.startswith(f"toy: 2 of 2 files below {request_toy.root} are missing or wrong")
     assert "cannot be reached (no route to host)" in message
     for file in (PINNED, FREE):
         assert str(request_toy.root / file.place) in message
-        assert (
-            hub.url(file) in message
-            and file.size_text in message
-            and file.purpose in message
-        )
+        assert hub.url(file) in message and file.size_text in message and file.purpose in message
     assert f"SHA-256 {PINNED.sha256}" in message and "SHA-256 not known" in message
 
 
-def test_connection_lost_half_way_keeps_what_came(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_connection_lost_half_way_keeps_what_came(request_toy: FetchRequest, hub: FakeHub) -> None:
     hub.unreachable_after = 1
     with pytest.raises(WeightsError, match="toy: 1 of 2 files"):
         fetch(request_toy, hub)
@@ -266,9 +220,7 @@ def test_connection_lost_half_way_keeps_what_came(
     assert fetch(request_toy, hub).kept == (PINNED.place,)
 
 
-def test_one_refused_file_does_not_stop_the_others(
-    request_toy: FetchRequest, hub: FakeHub
-) -> None:
+def test_one_refused_file_does_not_stop_the_others(request_toy: FetchRequest, hub: FakeHub) -> None:
     del hub.content[PINNED.path]
     with pytest.raises(WeightsError, match=r"1 of 2 files[^$]*404 Client Error"):
         fetch(request_toy, hub)
@@ -287,12 +239,8 @@ def test_full_disk_is_noticed_before_the_download(
 
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_arguments(plus: str) -> None:
-    parsed = parse_arguments(
-        [f"{plus}model=hallo", f"{plus}paths.weights=/w", "extras=[a,b]", "force=true"]
-    )
-    assert parsed == FetchRequest(
-        model="hallo", root=Path("/w"), extras=("a", "b"), force=True
-    )
+    parsed = parse_arguments([f"{plus}model=hallo", f"{plus}paths.weights=/w", "extras=[a,b]", "force=true"])
+    assert parsed == FetchRequest(model="hallo", root=Path("/w"), extras=("a", "b"), force=True)
     assert parse_arguments(["model=hallo"]).root == Path("weights")
 
 
@@ -334,16 +282,9 @@ def test_public_sources_are_consistent() -> None:
         pins = (file.revision, file.sha256, file.size_bytes)
         assert all(pins) or not any(pins), file
         assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256), file
-        assert file.revision is None or re.fullmatch(r"[0-9a-f]{40}", file.revision), (
-            file
-        )
+        assert file.revision is None or re.fullmatch(r"[0-9a-f]{40}", file.revision), file
     required = {file.place for file in files_for("hallo")}
-    read = {
-        place
-        for source in HALLO_LAYOUT.values()
-        for place in (source.file, source.config)
-        if place
-    }
+    read = {place for source in HALLO_LAYOUT.values() for place in (source.file, source.config) if place}
     assert read | {HALLO_UNET_CONFIG_FILE} == required
 
 
@@ -366,16 +307,12 @@ class HubHandler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         self.log.append((self.command, self.path, self.headers.get("Range")))
         gets = sum(command == "GET" for command, _, _ in self.log)
-        if "/resolve/" not in self.path or (
-            self.refuse_after is not None and gets > self.refuse_after
-        ):
+        if "/resolve/" not in self.path or (self.refuse_after is not None and gets > self.refuse_after):
             self.send_response(503)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        start = int(
-            re.findall(r"bytes=(\d+)-", self.headers.get("Range") or "bytes=0-")[0]
-        )
+        start = int(re.findall(r"bytes=(\d+)-", self.headers.get("Range") or "bytes=0-")[0])
         part = self.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("X-Repo-Commit", self.commit)
@@ -420,11 +357,7 @@ sys.exit(code)
 
 
 def _run(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.upper().startswith("HF_")
-    }
+    clean = {key: value for key, value in os.environ.items() if not key.upper().startswith("HF_")}
     clean |= {
         "HF_HOME": str(root.parent / "hf"),
         "NO_PROXY": "127.0.0.1",
@@ -441,24 +374,13 @@ def _run(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_real_client_downloads_at_the_resolved_commit(
-    tmp_path: Path, server: str
-) -> None:
+def test_real_client_downloads_at_the_resolved_commit(tmp_path: Path, server: str) -> None:
     root = tmp_path / "weights"
     done = _run(root, HF_ENDPOINT=server)
     assert done.returncode == 0, done.stderr
     assert (root / FREE.place).read_bytes() == HubHandler.content
-    assert (
-        json.loads((root / "weights.lock.json").read_text())["files"][FREE.place][
-            "revision"
-        ]
-        == COMMIT
-    )
-    gets = [
-        path
-        for command, path, _ in HubHandler.log
-        if command == "GET" and "/resolve/" in path
-    ]
+    assert json.loads((root / "weights.lock.json").read_text())["files"][FREE.place]["revision"] == COMMIT
+    gets = [path for command, path, _ in HubHandler.log if command == "GET" and "/resolve/" in path]
     assert gets == [f"/org/net/resolve/{COMMIT}/net/net.pth"]
     assert "1 fetched, 0 already there" in done.stdout.splitlines()[-1]
 
@@ -475,9 +397,7 @@ def test_real_client_goes_on_where_it_was_cut(tmp_path: Path, server: str) -> No
     done = _run(root, HF_ENDPOINT=server)
     assert done.returncode == 0, done.stderr
     assert (root / FREE.place).read_bytes() == HubHandler.content
-    assert [asked for command, _, asked in HubHandler.log if command == "GET"] == [
-        "bytes=100000-"
-    ]
+    assert [asked for command, _, asked in HubHandler.log if command == "GET"] == ["bytes=100000-"]
 
 
 def test_real_client_survives_a_lost_connection(tmp_path: Path, server: str) -> None:
@@ -485,9 +405,7 @@ def test_real_client_survives_a_lost_connection(tmp_path: Path, server: str) -> 
     done = _run(tmp_path / "weights", HF_ENDPOINT=server)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "weights" / FREE.place).read_bytes() == HubHandler.content
-    asked = [
-        byte_range for command, _, byte_range in HubHandler.log if command == "GET"
-    ]
+    asked = [byte_range for command, _, byte_range in HubHandler.log if command == "GET"]
     assert asked == [None, "bytes=60000-", "bytes=120000-"]
 
 
@@ -507,7 +425,4 @@ def test_real_client_without_network_is_quick_and_clear(
     assert time.monotonic() - start < 30
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "the hub cannot be reached (" in done.stderr and reason in done.stderr
-    assert (
-        str(tmp_path / "weights" / FREE.place) in done.stderr
-        and "/org/net/resolve/main/net/net.pth" in done.stderr
-    )
+    assert str(tmp_path / "weights" / FREE.place) in done.stderr and "/org/net/resolve/main/net/net.pth" in done.stderr

@@ -49,16 +49,11 @@ def modules() -> dict[str, nn.Module]:
 def test_full_size_keys_and_shapes(
     component: str, modules: dict[str, nn.Module], manifests: dict[str, Manifest]
 ) -> None:
-    built = {
-        key: list(tensor.shape)
-        for key, tensor in modules[component].state_dict().items()
-    }
+    built = {key: list(tensor.shape) for key, tensor in modules[component].state_dict().items()}
     expected = manifests[component]
     assert sorted(expected.keys() - built.keys())[:5] == []
     assert sorted(built.keys() - expected.keys())[:5] == []
-    assert [
-        f"{key} {built[key]}" for key in expected if built[key] != expected[key]
-    ] == []
+    assert [f"{key} {built[key]}" for key in expected if built[key] != expected[key]] == []
 
 
 def test_nothing_lies_outside_the_state_dict(modules: dict[str, nn.Module]) -> None:
@@ -70,27 +65,16 @@ def test_nothing_lies_outside_the_state_dict(modules: dict[str, nn.Module]) -> N
 
 def test_totals(manifests: dict[str, Manifest]) -> None:
     """The counts of the public net.pth: tensors, and numbers including the 42 position tables."""
-    net = [
-        shape for component in NET_PREFIXES for shape in manifests[component].values()
-    ]
+    net = [shape for component in NET_PREFIXES for shape in manifests[component].values()]
     numbers = sum(_product(shape) for shape in net)
     assert (len(net), numbers) == (2656, 2_424_802_964)
 
 
-def test_copy_equals_the_shared_manifests(
-    shared_dir: Path, manifests: dict[str, Manifest]
-) -> None:
+def test_copy_equals_the_shared_manifests(shared_dir: Path, manifests: dict[str, Manifest]) -> None:
     folder = shared_dir / "specs" / "manifests"
     for component in COMPONENTS:
-        assert (
-            json.loads((folder / f"hallo_{component}.json").read_text())
-            == manifests[component]
-        ), component
-    joined = {
-        NET_PREFIXES[name] + key: shape
-        for name in NET_PREFIXES
-        for key, shape in manifests[name].items()
-    }
+        assert json.loads((folder / f"hallo_{component}.json").read_text()) == manifests[component], component
+    joined = {NET_PREFIXES[name] + key: shape for name in NET_PREFIXES for key, shape in manifests[name].items()}
     assert json.loads((folder / "hallo_net.json").read_text()) == joined
 
 

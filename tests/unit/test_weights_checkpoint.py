@@ -35,9 +35,7 @@ def _save(path: Path, state: dict[str, torch.Tensor]) -> Path:
 def _load(path: Path, **options: Any) -> nn.Module:
     module = _module("meta")
     with TensorFile(path, advice=ADVICE) as tensors:
-        load_strict(
-            module, tensors, file=path, device="cpu", dtype=torch.float32, **options
-        )
+        load_strict(module, tensors, file=path, device="cpu", dtype=torch.float32, **options)
     return module
 
 
@@ -46,9 +44,7 @@ def test_round_trip_is_bit_equal(tmp_path: Path, name: str) -> None:
     state = _module().state_dict()
     loaded = _load(_save(tmp_path / name, state))
     assert loaded.state_dict().keys() == state.keys()
-    assert all(
-        torch.equal(tensor, state[key]) for key, tensor in loaded.state_dict().items()
-    )
+    assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.state_dict().items())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
@@ -59,9 +55,7 @@ def test_old_torch_format_and_wrapped_dictionaries_are_read(tmp_path: Path) -> N
         tmp_path / "old.ckpt",
         _use_new_zipfile_serialization=False,
     )
-    assert torch.equal(
-        _load(tmp_path / "old.ckpt").state_dict()["0.weight"], state["0.weight"]
-    )
+    assert torch.equal(_load(tmp_path / "old.ckpt").state_dict()["0.weight"], state["0.weight"])
 
 
 def test_loaded_tensors_do_not_depend_on_the_file(tmp_path: Path) -> None:
@@ -87,11 +81,7 @@ def test_casts_floats_but_not_integers(tmp_path: Path) -> None:
 
 def test_prefix_rename_drop_and_optional(tmp_path: Path) -> None:
     state = _module().state_dict()
-    stored = {
-        f"net.{key.replace('2.', 'head.')}": tensor
-        for key, tensor in state.items()
-        if key != "1.bias"
-    }
+    stored = {f"net.{key.replace('2.', 'head.')}": tensor for key, tensor in state.items() if key != "1.bias"}
     stored |= {"net.lm_head.weight": torch.zeros(2), "other.weight": torch.zeros(2)}
 
     def rename(key: str) -> str | None:
@@ -116,14 +106,9 @@ def test_misfit_is_one_error_with_file_counts_and_first_keys(tmp_path: Path) -> 
     with pytest.raises(WeightsError) as caught:
         _load(path, advice=ADVICE)
     message = str(caught.value)
-    assert message.startswith(
-        f"{path} does not fit the model: expected 6 tensors, got 11: "
-    )
+    assert message.startswith(f"{path} does not fit the model: expected 6 tensors, got 11: ")
     assert "2 missing: 0.weight, 0.bias;" in message
-    assert (
-        "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4 and 2 more;"
-        in message
-    )
+    assert "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4 and 2 more;" in message
     assert "1 of another shape: 1.weight expected (64,) got (65,);" in message
     assert message.endswith(ADVICE)
 
@@ -135,13 +120,9 @@ def test_two_file_keys_for_one_module_key_are_refused(tmp_path: Path) -> None:
         _load(path, rename=lambda key: key.replace("old.", "0."))
 
 
-def test_misfit_is_found_before_any_tensor_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_misfit_is_found_before_any_tensor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _save(tmp_path / "a.safetensors", {"0.weight": torch.zeros(64, 64)})
-    monkeypatch.setattr(
-        TensorFile, "__getitem__", lambda self, key: pytest.fail(f"read {key}")
-    )
+    monkeypatch.setattr(TensorFile, "__getitem__", lambda self, key: pytest.fail(f"read {key}"))
     with pytest.raises(WeightsError, match="5 missing"):
         _load(path)
 
@@ -164,9 +145,7 @@ def test_no_code_in_a_file_is_ever_run(tmp_path: Path, kind: str) -> None:
         path.write_bytes(pickle.dumps(trap))
     else:
         torch.save(trap, path, _use_new_zipfile_serialization=kind == "torch")
-    with pytest.raises(
-        WeightsError, match=r"a\.pth: .*(more than tensors|not a torch file)"
-    ):
+    with pytest.raises(WeightsError, match=r"a\.pth: .*(more than tensors|not a torch file)"):
         TensorFile(path)
     assert not (tmp_path / "owned").exists()
 
@@ -237,9 +216,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_files_are_one_error_that_names_file_and_remedy(
-    tmp_path: Path, case: str
-) -> None:
+def test_bad_files_are_one_error_that_names_file_and_remedy(tmp_path: Path, case: str) -> None:
     name, spoil, problem = BAD_FILES[case]
     path = _save(tmp_path / name, _module().state_dict())
     spoil(path)

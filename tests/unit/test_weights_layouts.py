@@ -56,17 +56,11 @@ def _blueprint() -> dict[str, nn.Module]:
 def build(real: bool = False) -> dict[str, nn.Module]:
     """Tiny components on the meta device; large ones are replaced by smaller ones, for speed."""
     small = () if real else ("denoising_unet", "reference_unet", "audio_proj")
-    modules = {
-        name: deepcopy(module)
-        for name, module in _blueprint().items()
-        if name not in small
-    }
+    modules = {name: deepcopy(module) for name, module in _blueprint().items() if name not in small}
     if not real:
         with torch.device("meta"):
             for name in ("denoising_unet", "reference_unet"):
-                modules[name] = nn.ModuleDict(
-                    {"conv_in": nn.Conv2d(4, 8, 3), "pos_encoder": PositionTable(8, 4)}
-                )
+                modules[name] = nn.ModuleDict({"conv_in": nn.Conv2d(4, 8, 3), "pos_encoder": PositionTable(8, 4)})
             modules["audio_proj"] = nn.ModuleDict({"proj1": nn.Linear(8, 8)})
     return modules
 
@@ -98,25 +92,17 @@ def write_tree(root: Path, originals: dict[str, State]) -> None:
     """Write state dicts, named as the model names them, as the public files."""
     for place in (NET, VAE, SPEECH, UNET_CONFIG):
         (root / place).parent.mkdir(parents=True)
-    net = {
-        prefix + key: tensor
-        for name, prefix in NET_PREFIXES.items()
-        for key, tensor in originals[name].items()
-    }
+    net = {prefix + key: tensor for name, prefix in NET_PREFIXES.items() for key, tensor in originals[name].items()}
     torch.save(net, root / NET)
     save_file(
         {old_vae_name(key): tensor for key, tensor in originals["vae"].items()},
         root / VAE,
     )
     save_file(public_speech(originals["wav2vec"]), root / SPEECH)
-    (root / UNET_CONFIG).write_text(
-        json.dumps(TINY_UNET | {"cross_attention_dim": 768})
-    )
+    (root / UNET_CONFIG).write_text(json.dumps(TINY_UNET | {"cross_attention_dim": 768}))
     for component, place in (("vae", VAE), ("wav2vec", SPEECH)):
         built = build()[component].config
-        values = {
-            key: getattr(built, key) for key in HALLO_LAYOUT[component].config_keys
-        }
+        values = {key: getattr(built, key) for key in HALLO_LAYOUT[component].config_keys}
         (root / place).with_name("config.json").write_text(json.dumps(values))
 
 
@@ -124,9 +110,7 @@ def drawn(modules: dict[str, nn.Module]) -> dict[str, State]:
     """State dicts of components with seeded weights."""
     for component, module in modules.items():
         draw_on_device(module, 0, "cpu", torch.float32, component=component)
-    return {
-        component: dict(module.state_dict()) for component, module in modules.items()
-    }
+    return {component: dict(module.state_dict()) for component, module in modules.items()}
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +120,7 @@ def originals() -> dict[str, State]:
 
 
 @pytest.fixture(scope="module")
-def template(
-    tmp_path_factory: pytest.TempPathFactory, originals: dict[str, State]
-) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, originals: dict[str, State]) -> Path:
     """A weights folder in the public layout, written once."""
     root = tmp_path_factory.mktemp("public")
     write_tree(root, originals)
@@ -152,9 +134,7 @@ def tree(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return Path(shutil.copytree(template, tmp_path / "weights"))
 
 
-def load(
-    root: Path, dtype: torch.dtype = torch.float32
-) -> tuple[dict[str, nn.Module], WeightsReport]:
+def load(root: Path, dtype: torch.dtype = torch.float32) -> tuple[dict[str, nn.Module], WeightsReport]:
     modules = build()
     return modules, load_hallo(modules, root, "cpu", dtype, unet_config=TINY_UNET)
 
@@ -163,11 +143,7 @@ def assert_equal(modules: dict[str, nn.Module], originals: dict[str, State]) -> 
     for component, state in originals.items():
         loaded = modules[component].state_dict()
         assert loaded.keys() == state.keys()
-        wrong = [
-            key
-            for key in state
-            if key != "masked_spec_embed" and not torch.equal(loaded[key], state[key])
-        ]
+        wrong = [key for key in state if key != "masked_spec_embed" and not torch.equal(loaded[key], state[key])]
         assert wrong == [], component
         assert not modules[component].training
 
@@ -180,33 +156,22 @@ def test_real_modules_load_bit_equal(tmp_path: Path) -> None:
     assert_equal(modules, originals)
 
 
-def test_public_names_are_understood_and_the_report_is_complete(
-    tree: Path, originals: dict[str, State]
-) -> None:
-    assert {"decoder.mid_block.attentions.0.proj_attn.weight"} <= load_file(
-        tree / VAE
-    ).keys()
+def test_public_names_are_understood_and_the_report_is_complete(tree: Path, originals: dict[str, State]) -> None:
+    assert {"decoder.mid_block.attentions.0.proj_attn.weight"} <= load_file(tree / VAE).keys()
     modules, report = load(tree)
     assert_equal(modules, originals)
-    assert (
-        torch.count_nonzero(modules["wav2vec"].state_dict()["masked_spec_embed"]) == 0
-    )
+    assert torch.count_nonzero(modules["wav2vec"].state_dict()["masked_spec_embed"]) == 0
     places = [file.place for file in report.files]
     assert places[:3] == [NET, VAE, SPEECH] and len(places) == 6
     digest = hashlib.sha256((tree / NET).read_bytes()).hexdigest()
     assert (report.files[0].sha256, report.files[0].checked) == (digest, "unknown")
-    assert (
-        report.files[1].checked == "differs"
-    )  # the public autoencoder is pinned, this one is another file
+    assert report.files[1].checked == "differs"  # the public autoencoder is pinned, this one is another file
     assert json.loads(json.dumps(report.as_record()))["identity"] == report.identity
 
 
 def test_half_precision_but_wav2vec_stays_float32(tree: Path) -> None:
     modules, _ = load(tree, torch.bfloat16)
-    types = {
-        name: {tensor.dtype for tensor in module.state_dict().values()}
-        for name, module in modules.items()
-    }
+    types = {name: {tensor.dtype for tensor in module.state_dict().values()} for name, module in modules.items()}
     assert types.pop("wav2vec") == {torch.float32}
     assert all(found == {torch.bfloat16} for found in types.values())
 
@@ -249,12 +214,8 @@ def test_read_only_folder_remembers_hashes_in_the_cache(
 
     monkeypatch.setattr(hashing, "write_json", refuse)
     load(tree)
-    assert (tmp_path / "cache" / "lcp_bench").is_dir() and not (
-        tree / hashing.SIDECAR
-    ).exists()
-    monkeypatch.setattr(
-        hashing, "sha256_file", lambda path: pytest.fail(f"hashed {path} again")
-    )
+    assert (tmp_path / "cache" / "lcp_bench").is_dir() and not (tree / hashing.SIDECAR).exists()
+    monkeypatch.setattr(hashing, "sha256_file", lambda path: pytest.fail(f"hashed {path} again"))
     load(tree)
 
 
@@ -294,16 +255,12 @@ MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
     "position table missing": (
         _rewrite(
             NET,
-            lambda state: [
-                state.pop(key) for key in list(state) if key.endswith(".pe")
-            ],
+            lambda state: [state.pop(key) for key in list(state) if key.endswith(".pe")],
         ),
         r"net\.pth \(denoising_unet\.\*\) .* 1 missing: denoising_unet\.pos_encoder\.pe",
     ),
     "shape": (
-        _rewrite(
-            NET, lambda state: state.update({"imageproj.norm.weight": torch.zeros(5)})
-        ),
+        _rewrite(NET, lambda state: state.update({"imageproj.norm.weight": torch.zeros(5)})),
         r"net\.pth \(imageproj\.\*\) .*imageproj\.norm\.weight expected \(32,\) got \(5,\)",
     ),
     "foreign prefix": (
@@ -324,15 +281,11 @@ MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
     "net truncated": (_cut(NET), r"net\.pth: truncated"),
     "vae truncated": (_cut(VAE), r"model\.safetensors: truncated"),
     "unet config": (
-        lambda root: (root / UNET_CONFIG).write_text(
-            json.dumps(TINY_UNET | {"attention_head_dim": 5})
-        ),
+        lambda root: (root / UNET_CONFIG).write_text(json.dumps(TINY_UNET | {"attention_head_dim": 5})),
         r"unet/config\.json is of another model: attention_head_dim expected 8 got 5",
     ),
     "vae config": (
-        lambda root: (
-            (root / VAE).with_name("config.json").write_text('{"norm_num_groups": 7}')
-        ),
+        lambda root: (root / VAE).with_name("config.json").write_text('{"norm_num_groups": 7}'),
         r"sd-vae-ft-mse/config\.json is of another model: norm_num_groups expected 16 got 7",
     ),
     "config is no json": (
@@ -349,14 +302,8 @@ def test_misfit_is_one_error_and_changes_no_module(tree: Path, case: str) -> Non
     modules = build()
     with pytest.raises(WeightsError, match=problem) as caught:
         load_hallo(modules, tree, "cpu", torch.float32, unet_config=TINY_UNET)
-    assert "lcp_bench.fetch +model=hallo" in str(caught.value) and "\n" not in str(
-        caught.value
-    )
-    assert all(
-        parameter.is_meta
-        for name in NET_PREFIXES
-        for parameter in modules[name].parameters()
-    )
+    assert "lcp_bench.fetch +model=hallo" in str(caught.value) and "\n" not in str(caught.value)
+    assert all(parameter.is_meta for name in NET_PREFIXES for parameter in modules[name].parameters())
 
 
 def test_full_size_configuration_is_the_default(tree: Path) -> None:
@@ -369,9 +316,7 @@ def test_full_size_configuration_is_the_default(tree: Path) -> None:
 
 def test_file_that_changed_since_it_was_fetched_is_refused(tree: Path) -> None:
     def entry(sha256: str) -> LockEntry:
-        return LockEntry(
-            repository="r", path=NET, revision="c", sha256=sha256, size_bytes=1
-        )
+        return LockEntry(repository="r", path=NET, revision="c", sha256=sha256, size_bytes=1)
 
     write_lock(tree, {NET: entry(hashing.sha256_file(tree / NET))})
     assert load(tree)[1].files[0].checked == "locked"
@@ -400,9 +345,6 @@ def test_all_components_are_needed(tree: Path) -> None:
 
 
 def test_current_names_pass_unchanged() -> None:
-    assert (
-        rename_vae("decoder.mid_block.attentions.0.to_q.weight")
-        == "decoder.mid_block.attentions.0.to_q.weight"
-    )
+    assert rename_vae("decoder.mid_block.attentions.0.to_q.weight") == "decoder.mid_block.attentions.0.to_q.weight"
     assert rename_wav2vec("encoder.layer_norm.weight") == "encoder.layer_norm.weight"
     assert rename_wav2vec("lm_head.weight") is None

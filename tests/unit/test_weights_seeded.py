@@ -48,12 +48,8 @@ RULES: list[tuple[str, tuple[int, ...], Callable[[np.ndarray], np.ndarray]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("key", "shape", "rule"), RULES, ids=[key for key, _, _ in RULES]
-)
-def test_rule(
-    key: str, shape: tuple[int, ...], rule: Callable[[np.ndarray], np.ndarray]
-) -> None:
+@pytest.mark.parametrize(("key", "shape", "rule"), RULES, ids=[key for key, _, _ in RULES])
+def test_rule(key: str, shape: tuple[int, ...], rule: Callable[[np.ndarray], np.ndarray]) -> None:
     got = seeded_v1(key, shape, seed=5)
     assert got.dtype == np.float32 and got.shape == shape
     np.testing.assert_allclose(got, rule(_normal(key, shape, 5)), rtol=3e-7, atol=1e-8)
@@ -62,18 +58,12 @@ def test_rule(
 def test_known_values() -> None:
     """Values computed once with numpy from the written rule; they must never change."""
     known = [-0.3358731, -0.7058884, -0.61944542, 1.33588643]
-    np.testing.assert_allclose(
-        seeded_v1("conv_in.weight", (2, 2), 0).ravel(), known, rtol=1e-6
-    )
+    np.testing.assert_allclose(seeded_v1("conv_in.weight", (2, 2), 0).ravel(), known, rtol=1e-6)
 
 
 def test_key_and_seed_matter() -> None:
-    assert not np.array_equal(
-        seeded_v1("a.weight", (4,), 0), seeded_v1("b.weight", (4,), 0)
-    )
-    assert not np.array_equal(
-        seeded_v1("a.weight", (4,), 0), seeded_v1("a.weight", (4,), 1)
-    )
+    assert not np.array_equal(seeded_v1("a.weight", (4,), 0), seeded_v1("b.weight", (4,), 0))
+    assert not np.array_equal(seeded_v1("a.weight", (4,), 0), seeded_v1("a.weight", (4,), 1))
 
 
 def test_apply_fills_by_key_and_leaves_integers_and_computed_buffers() -> None:
@@ -86,9 +76,7 @@ def test_apply_fills_by_key_and_leaves_integers_and_computed_buffers() -> None:
         torch.from_numpy(seeded_v1("net.conv.weight", (4, 3, 3, 3), 2)),
     )
     running = module.get_buffer("norm.running_var")
-    assert torch.equal(
-        running, torch.from_numpy(seeded_v1("net.norm.running_var", (4,), 2))
-    )
+    assert torch.equal(running, torch.from_numpy(seeded_v1("net.norm.running_var", (4,), 2)))
     assert int(module.get_buffer("norm.num_batches_tracked")) == 3
     assert torch.equal(module.pe, before)
 
@@ -105,9 +93,7 @@ def test_apply_names_unknown_computed_buffers_and_tensors_without_values() -> No
         apply_seeded_v1(nn.Linear(2, 2), 0, computed_buffers=("no.pe",))
     with torch.device("meta"):
         module = Small()
-    with pytest.raises(
-        WeightsError, match=r"1 tensors have no value .*num_batches_tracked"
-    ):
+    with pytest.raises(WeightsError, match=r"1 tensors have no value .*num_batches_tracked"):
         apply_seeded_v1(module, 0, computed_buffers=("pe",))
 
 
@@ -115,20 +101,14 @@ def test_position_table() -> None:
     table = position_table((1, 4, 6))
     angle = 3 * 10000 ** (-2 / 6)
     assert table.shape == (1, 4, 6)
-    assert table[0, 3, 2:4].tolist() == pytest.approx(
-        [np.sin(angle), np.cos(angle)], rel=1e-5
-    )
+    assert table[0, 3, 2:4].tolist() == pytest.approx([np.sin(angle), np.cos(angle)], rel=1e-5)
     with pytest.raises(WeightsError, match="even channels"):
         position_table((1, 4, 5))
 
 
-def _drawn(
-    seed: int = 0, component: str = "net", dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
+def _drawn(seed: int = 0, component: str = "net", dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
-        module = nn.ModuleDict(
-            {"linear": nn.Linear(400, 300), "norm": nn.LayerNorm(300)}
-        )
+        module = nn.ModuleDict({"linear": nn.Linear(400, 300), "norm": nn.LayerNorm(300)})
         module.register_buffer("pe", torch.empty(1, 5, 6))
     draw_on_device(module, seed, "cpu", dtype, component=component)
     return dict(module.state_dict())
@@ -138,9 +118,7 @@ def test_draw_has_the_rules_scale_type_and_computed_tables() -> None:
     state = _drawn(dtype=torch.bfloat16)
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
     weight = state["linear.weight"].float()
-    assert float(weight.std()) == pytest.approx(
-        1 / 20, rel=0.02
-    )  # 1 / sqrt(400); 120,000 samples
+    assert float(weight.std()) == pytest.approx(1 / 20, rel=0.02)  # 1 / sqrt(400); 120,000 samples
     assert float(weight.mean()) == pytest.approx(0, abs=5e-4)
     assert float(state["norm.weight"].float().mean()) == pytest.approx(1, abs=0.03)
     assert torch.equal(state["pe"], position_table((1, 5, 6)).to(torch.bfloat16))
@@ -171,9 +149,6 @@ def test_draw_refuses_tensors_it_cannot_make() -> None:
 
 def test_identity() -> None:
     assert weights_identity("seeded-v1", 7) == "seeded-v1:7"
-    assert (
-        weights_identity("seeded-device", 7, torch.device("cuda", 1))
-        == "seeded-device:7:cuda"
-    )
+    assert weights_identity("seeded-device", 7, torch.device("cuda", 1)) == "seeded-device:7:cuda"
     with pytest.raises(WeightsError, match="seeded-v2"):
         weights_identity("seeded-v2", 7)

@@ -26,9 +26,7 @@ def assign_tensor(module: nn.Module, key: str, tensor: torch.Tensor) -> None:
     if old is None:
         raise WeightsError(f"{type(module).__name__} has no tensor {key!r} to assign")
     if old.shape != tensor.shape:
-        raise WeightsError(
-            f"{key}: expected shape {tuple(old.shape)}, got {tuple(tensor.shape)}"
-        )
+        raise WeightsError(f"{key}: expected shape {tuple(old.shape)}, got {tuple(tensor.shape)}")
     if store is owner._parameters:
         owner._parameters[name] = nn.Parameter(tensor, requires_grad=False)
     else:

@@ -53,9 +53,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
             self._shapes = self._open_safetensors()
         else:
             self._tensors = self._read_torch()
-            self._shapes = {
-                key: tuple(tensor.shape) for key, tensor in self._tensors.items()
-            }
+            self._shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
@@ -69,9 +67,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         except Exception as error:
             if key not in self._shapes:
                 raise KeyError(key) from error
-            raise self._error(
-                f"tensor {key!r} cannot be read ({_line(error)})"
-            ) from error
+            raise self._error(f"tensor {key!r} cannot be read ({_line(error)})") from error
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -92,16 +88,12 @@ class TensorFile(Mapping[str, torch.Tensor]):
         self._tensors, self._handle, self._shapes = {}, None, {}
 
     def _error(self, problem: str) -> WeightsError:
-        return WeightsError(
-            f"{self.path}: {problem}" + (f"; {self._advice}" if self._advice else "")
-        )
+        return WeightsError(f"{self.path}: {problem}" + (f"; {self._advice}" if self._advice else ""))
 
     def _refuse_wrong_kind(self) -> None:
         """Recognise what people really find in place of a weight file."""
         if self.path.suffix not in (".safetensors", *TORCH_SUFFIXES):
-            raise self._error(
-                f"expected a weight file ({', '.join(('.safetensors', *TORCH_SUFFIXES))})"
-            )
+            raise self._error(f"expected a weight file ({', '.join(('.safetensors', *TORCH_SUFFIXES))})")
         if not self.path.is_file():
             raise self._error("expected a weight file, the file is missing")
         try:
@@ -113,13 +105,9 @@ class TensorFile(Mapping[str, torch.Tensor]):
         if not head:
             raise self._error("expected a weight file, the file is empty")
         if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-            raise self._error(
-                "expected a weight file, got a web page (a download that returned an error page)"
-            )
+            raise self._error("expected a weight file, got a web page (a download that returned an error page)")
         if text.startswith(b"version https://git-lfs"):
-            raise self._error(
-                "expected a weight file, got a git-lfs pointer (`git lfs pull` was not run)"
-            )
+            raise self._error("expected a weight file, got a git-lfs pointer (`git lfs pull` was not run)")
 
     def _open_safetensors(self) -> dict[str, tuple[int, ...]]:
         from safetensors import SafetensorError, safe_open
@@ -127,43 +115,26 @@ class TensorFile(Mapping[str, torch.Tensor]):
         try:
             handle: Any = safe_open(str(self.path), framework="pt", device="cpu")
             self._handle = handle
-            return {
-                key: tuple(handle.get_slice(key).get_shape())
-                for key in list(handle.keys())
-            }
+            return {key: tuple(handle.get_slice(key).get_shape()) for key in list(handle.keys())}
         except (SafetensorError, OSError, ValueError) as error:
-            raise self._error(
-                f"truncated, or not a safetensors file ({_line(error)})"
-            ) from error
+            raise self._error(f"truncated, or not a safetensors file ({_line(error)})") from error
 
     def _read_torch(self) -> dict[str, torch.Tensor]:
         mapped = zipfile.is_zipfile(self.path)
         try:
-            content = torch.load(
-                self.path, map_location="cpu", mmap=mapped, weights_only=True
-            )
+            content = torch.load(self.path, map_location="cpu", mmap=mapped, weights_only=True)
         except pickle.UnpicklingError as error:
-            raise self._error(
-                f"truncated, not a torch file, or holds more than tensors ({_line(error)})"
-            ) from error
+            raise self._error(f"truncated, not a torch file, or holds more than tensors ({_line(error)})") from error
         except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError, OSError on bad bytes
-            raise self._error(
-                f"truncated, or not a torch file ({_line(error)})"
-            ) from error
+            raise self._error(f"truncated, or not a torch file ({_line(error)})") from error
         for name in WRAPPERS:
             if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
                 content = content[name]
         if not isinstance(content, Mapping) or not content:
-            raise self._error(
-                f"expected a dictionary of tensors, got {type(content).__name__}"
-            )
-        foreign = [
-            key for key, value in content.items() if not isinstance(value, torch.Tensor)
-        ]
+            raise self._error(f"expected a dictionary of tensors, got {type(content).__name__}")
+        foreign = [key for key, value in content.items() if not isinstance(value, torch.Tensor)]
         if foreign:
-            raise self._error(
-                f"expected only tensors, got {len(foreign)} other values: {foreign[:SHOWN]}"
-            )
+            raise self._error(f"expected only tensors, got {len(foreign)} other values: {foreign[:SHOWN]}")
         return {str(key): value for key, value in content.items()}
 
 
@@ -204,10 +175,7 @@ def match_keys(
     Raises:
         WeightsError: missing or unexpected keys, or other shapes; with counts and the first five of each.
     """
-    wanted = {
-        key: tuple(tensor.shape)
-        for key, tensor in module.state_dict(keep_vars=True).items()
-    }
+    wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict(keep_vars=True).items()}
     source: dict[str, str] = {}
     unexpected: list[str] = []
     for raw in tensors:
@@ -221,25 +189,19 @@ def match_keys(
         else:
             source[key] = raw
     problems = {
-        "missing": [
-            prefix + key for key in wanted if key not in source and key not in optional
-        ],
+        "missing": [prefix + key for key in wanted if key not in source and key not in optional],
         "unexpected": unexpected,
         "of another shape": _wrong_shapes(wanted, source, tensors),
     }
     if any(problems.values()):
         part = f" ({prefix}*)" if prefix else ""
-        listed = "; ".join(
-            _listed(what, names) for what, names in problems.items() if names
-        )
+        listed = "; ".join(_listed(what, names) for what, names in problems.items() if names)
         got = len(source) + len(unexpected)
         raise WeightsError(
             f"{file}{part} does not fit the model: expected {len(wanted)} tensors, got {got}: {listed}"
             + (f"; {advice}" if advice else "")
         )
-    return KeyPlan(
-        source=source, zeros=tuple(key for key in wanted if key not in source)
-    )
+    return KeyPlan(source=source, zeros=tuple(key for key in wanted if key not in source))
 
 
 def assign_planned(
@@ -255,15 +217,11 @@ def assign_planned(
     Raises:
         WeightsError: a tensor cannot be read, or tensors outside the state dict have no value.
     """
-    shapes = {
-        key: tensor.shape for key, tensor in module.state_dict(keep_vars=True).items()
-    }
+    shapes = {key: tensor.shape for key, tensor in module.state_dict(keep_vars=True).items()}
     for key, raw in plan.source.items():
         tensor = tensors[raw]
         target = dtype if tensor.is_floating_point() else tensor.dtype
-        assign_tensor(
-            module, key, tensor.to(device=device, dtype=target, copy=True).contiguous()
-        )
+        assign_tensor(module, key, tensor.to(device=device, dtype=target, copy=True).contiguous())
     for key in plan.zeros:
         assign_tensor(module, key, torch.zeros(shapes[key], device=device, dtype=dtype))
     module.requires_grad_(False)
@@ -308,17 +266,11 @@ def _wrong_shapes(
     tensors: Mapping[str, torch.Tensor],
 ) -> list[str]:
     shapes = ((raw, wanted[key], _shape(tensors, raw)) for key, raw in source.items())
-    return [
-        f"{raw} expected {want} got {got}" for raw, want, got in shapes if want != got
-    ]
+    return [f"{raw} expected {want} got {got}" for raw, want, got in shapes if want != got]
 
 
 def _shape(tensors: Mapping[str, torch.Tensor], key: str) -> tuple[int, ...]:
-    return (
-        tensors.shape(key)
-        if isinstance(tensors, TensorFile)
-        else tuple(tensors[key].shape)
-    )
+    return tensors.shape(key) if isinstance(tensors, TensorFile) else tuple(tensors[key].shape)
 
 
 def _listed(what: str, names: list[str]) -> str:

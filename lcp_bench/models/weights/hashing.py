@@ -71,9 +71,7 @@ class HashCache:
                 return
             except OSError as error:
                 log.debug("cannot write %s: %s", sidecar, error)
-        log.warning(
-            "no folder to remember file hashes in; they are computed at every start"
-        )
+        log.warning("no folder to remember file hashes in; they are computed at every start")
 
 
 def write_json(path: Path, content: object) -> None:
@@ -85,9 +83,7 @@ def write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_text(
-            json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -64,17 +64,9 @@ class Hub:
         if constants.HF_HUB_OFFLINE:
             raise HubUnreachable("HF_HUB_OFFLINE is set")
         url = hf_hub_url(file.repository, file.path, revision=revision or BRANCH)
-        metadata = _translated(
-            lambda: _limited(lambda: get_hf_file_metadata(url, timeout=PROBE_TIMEOUT_S))
-        )
-        sha256 = (
-            metadata.etag
-            if metadata.etag and _SHA256.fullmatch(metadata.etag)
-            else None
-        )
-        return RemoteFile(
-            revision=metadata.commit_hash, sha256=sha256, size_bytes=metadata.size
-        )
+        metadata = _translated(lambda: _limited(lambda: get_hf_file_metadata(url, timeout=PROBE_TIMEOUT_S)))
+        sha256 = metadata.etag if metadata.etag and _SHA256.fullmatch(metadata.etag) else None
+        return RemoteFile(revision=metadata.commit_hash, sha256=sha256, size_bytes=metadata.size)
 
     def download(self, file: PublicFile, revision: str | None, folder: Path) -> Path:
         """Download a file below `folder`, going on where an earlier attempt stopped; returns its path.
@@ -131,12 +123,8 @@ def _append(url: str, part: Path, name: str) -> None:
     if have:
         headers["Range"] = f"bytes={have}-"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream(
-        "GET", url, headers=headers, follow_redirects=True, timeout=timeout
-    ) as response:
-        if (
-            response.status_code == RANGE_NOT_SATISFIABLE
-        ):  # nothing is missing, or what is there is too long
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
+        if response.status_code == RANGE_NOT_SATISFIABLE:  # nothing is missing, or what is there is too long
             return
         if response.is_error:
             response.read()
@@ -181,7 +169,7 @@ def _limited(call: Callable[[], T]) -> T:
     def work() -> None:
         try:
             results.append(call())
-        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
+        except Exception as error:  # raised again in the caller's thread
             errors.append(error)
 
     thread = threading.Thread(target=work, daemon=True, name="hub-probe")

@@ -52,9 +52,7 @@ def rename_vae(key: str) -> str:
     >>> rename_vae("encoder.mid_block.attentions.0.proj_attn.bias")
     'encoder.mid_block.attentions.0.to_out.0.bias'
     """
-    return _OLD_ATTENTION.sub(
-        lambda match: f"{match[1]}{_NEW_ATTENTION[match[2]]}.", key
-    )
+    return _OLD_ATTENTION.sub(lambda match: f"{match[1]}{_NEW_ATTENTION[match[2]]}.", key)
 
 
 def rename_wav2vec(key: str) -> str | None:
@@ -186,9 +184,7 @@ class WeightsReport:
         names = ("place", "size_bytes", "sha256", "checked")
         return {
             "identity": self.identity,
-            "files": [
-                {name: getattr(file, name) for name in names} for file in self.files
-            ],
+            "files": [{name: getattr(file, name) for name in names} for file in self.files],
         }
 
 
@@ -261,9 +257,7 @@ def load_layout(
     """
     advice = f"get the files with: python -m lcp_bench.fetch +model={model} paths.weights={root}"
     if set(modules) != set(layout):
-        raise WeightsError(
-            f"{model}: expected the components {sorted(layout)}, got {sorted(modules)}"
-        )
+        raise WeightsError(f"{model}: expected the components {sorted(layout)}, got {sorted(modules)}")
     _refuse_missing(
         model,
         root,
@@ -274,10 +268,7 @@ def load_layout(
     _check_configs(layout, modules, root, configs or {}, advice)
     with ExitStack() as stack:
         places = dict.fromkeys(source.file for source in layout.values())
-        files = {
-            place: stack.enter_context(TensorFile(root / place, advice=advice))
-            for place in places
-        }
+        files = {place: stack.enter_context(TensorFile(root / place, advice=advice)) for place in places}
         plans = _match_all(layout, modules, files, advice)
         report = _report(model, root, [*places, *_config_files(layout, configs)])
         for component, source in layout.items():
@@ -299,9 +290,7 @@ def load_layout(
     return report
 
 
-def _config_files(
-    layout: Layout, configs: Mapping[str, Mapping[str, object]] | None
-) -> list[str]:
+def _config_files(layout: Layout, configs: Mapping[str, Mapping[str, object]] | None) -> list[str]:
     return [
         *(configs or {}),
         *(source.config for source in layout.values() if source.config),
@@ -343,9 +332,7 @@ def _match_all(
         for component, source in layout.items()
     }
     for place, tensors in files.items():
-        prefixes = tuple(
-            source.prefix for source in layout.values() if source.file == place
-        )
+        prefixes = tuple(source.prefix for source in layout.values() if source.file == place)
         foreign = [key for key in tensors if not key.startswith(prefixes)]
         if foreign:
             raise WeightsError(
@@ -367,11 +354,7 @@ def _check_configs(
     for component, source in layout.items():
         if source.config:
             built = getattr(modules[component], "config", None)
-            expected = {
-                key: getattr(built, key)
-                for key in source.config_keys
-                if hasattr(built, key)
-            }
+            expected = {key: getattr(built, key) for key in source.config_keys if hasattr(built, key)}
             _compare_config(root / source.config, expected, advice)
 
 
@@ -380,30 +363,20 @@ def _compare_config(path: Path, expected: Mapping[str, object], advice: str) -> 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: expected a JSON configuration, got {str(error)[:120]}; {advice}"
-        ) from error
+        raise WeightsError(f"{path}: expected a JSON configuration, got {str(error)[:120]}; {advice}") from error
     if not isinstance(content, dict):
-        raise WeightsError(
-            f"{path}: expected a JSON object, got {type(content).__name__}; {advice}"
-        )
+        raise WeightsError(f"{path}: expected a JSON object, got {type(content).__name__}; {advice}")
     wrong = [
         f"{key} expected {_plain(value)} got {content[key]}"
         for key, value in expected.items()
         if key in content and _plain(content[key]) != _plain(value)
     ]
     if wrong:
-        raise WeightsError(
-            f"{path} is of another model: {'; '.join(wrong[:5])}; {advice}"
-        )
+        raise WeightsError(f"{path} is of another model: {'; '.join(wrong[:5])}; {advice}")
 
 
 def _plain(value: object) -> object:
-    return (
-        list(value)
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else value
-    )
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def _report(model: str, root: Path, places: Sequence[str]) -> WeightsReport:

@@ -42,9 +42,7 @@ def seeded_v1(key: str, shape: Shape, seed: int) -> NDArray[np.float32]:
     normal = generator.standard_normal(shape).astype(np.float32)
     scale, offset, absolute = _rule(key, shape)
     values = np.abs(normal) if absolute else normal
-    result: NDArray[np.float32] = np.asarray(
-        values * np.float32(scale) + np.float32(offset), dtype=np.float32
-    )
+    result: NDArray[np.float32] = np.asarray(values * np.float32(scale) + np.float32(offset), dtype=np.float32)
     return result
 
 
@@ -71,9 +69,7 @@ def apply_seeded_v1(
     state = module.state_dict(keep_vars=True)
     unknown = sorted(set(computed_buffers) - set(state))
     if unknown:
-        raise WeightsError(
-            f"computed buffers {unknown[:5]} are not in the module; it has {len(state)} tensors"
-        )
+        raise WeightsError(f"computed buffers {unknown[:5]} are not in the module; it has {len(state)} tensors")
     for key, old in state.items():
         if key in computed_buffers or not old.is_floating_point():
             continue
@@ -93,9 +89,7 @@ def position_table(shape: Shape) -> torch.Tensor:
         WeightsError: `shape` is not (1, positions, even number of channels).
     """
     if len(shape) != 3 or shape[0] != 1 or shape[2] % 2:
-        raise WeightsError(
-            f"a position table has shape (1, positions, even channels), got {shape}"
-        )
+        raise WeightsError(f"a position table has shape (1, positions, even channels), got {shape}")
     with torch.device("cpu"):
         return PositionTable(shape[2], shape[1]).pe
 
@@ -145,18 +139,14 @@ def draw_on_device(
             continue
         scale, offset, absolute = _rule(key, shape)
         generator.manual_seed(_tensor_seed(component, key, seed))
-        values = torch.empty(shape, device=device, dtype=torch.float32).normal_(
-            generator=generator
-        )
+        values = torch.empty(shape, device=device, dtype=torch.float32).normal_(generator=generator)
         if absolute:
             values.abs_()
         assign_tensor(module, key, values.mul_(scale).add_(offset).to(dtype))
     refuse_meta(module, "seeded weights")
 
 
-def weights_identity(
-    rule: str, seed: int, device: torch.device | str | None = None
-) -> str:
+def weights_identity(rule: str, seed: int, device: torch.device | str | None = None) -> str:
     """Label of seeded weights for records: `seeded-v1:<seed>` or `seeded-device:<seed>:<device type>`.
 
     Raises:
@@ -169,9 +159,7 @@ def weights_identity(
         return f"seeded-v1:{seed}"
     if rule == "seeded-device" and device is not None:
         return f"seeded-device:{seed}:{torch.device(device).type}"
-    raise WeightsError(
-        f"expected rule 'seeded-v1', or 'seeded-device' with a device, got {rule!r} on {device}"
-    )
+    raise WeightsError(f"expected rule 'seeded-v1', or 'seeded-device' with a device, got {rule!r} on {device}")
 
 
 def _rule(key: str, shape: Shape) -> tuple[float, float, bool]:

@@ -54,11 +54,7 @@ class PublicFile:
         """Size for the reader, for example `334.6 MB`, `about 4.85 GB` or `size unknown`."""
         if self.size_bytes is not None:
             return format_bytes(self.size_bytes)
-        return (
-            f"about {format_bytes(self.about_bytes)}"
-            if self.about_bytes is not None
-            else "size unknown"
-        )
+        return f"about {format_bytes(self.about_bytes)}" if self.about_bytes is not None else "size unknown"
 
 
 def format_bytes(count: int) -> str:
@@ -69,11 +65,7 @@ def format_bytes(count: int) -> str:
     """
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
-            return (
-                f"{count / size:.2f} {unit}"
-                if unit == "GB"
-                else f"{count / size:.1f} {unit}"
-            )
+            return f"{count / size:.2f} {unit}" if unit == "GB" else f"{count / size:.1f} {unit}"
     return f"{count} B"
 
 
@@ -188,15 +180,11 @@ def files_for(model: str, extras: Iterable[str] = ()) -> tuple[PublicFile, ...]:
         ConfigError: unknown model or group; the message lists the choices.
     """
     if model not in SOURCES:
-        raise ConfigError(
-            f"no public files are listed for model={model!r}; choose one of {sorted(SOURCES)}"
-        )
+        raise ConfigError(f"no public files are listed for model={model!r}; choose one of {sorted(SOURCES)}")
     optional = {file.group for file in SOURCES[model]} - {REQUIRED}
     unknown = sorted(set(extras) - optional)
     if unknown:
-        raise ConfigError(
-            f"unknown extras {unknown} for model={model}; choose from {sorted(optional)}"
-        )
+        raise ConfigError(f"unknown extras {unknown} for model={model}; choose from {sorted(optional)}")
     wanted = {REQUIRED, *extras}
     return tuple(file for file in SOURCES[model] if file.group in wanted)
 

@@ -1,0 +1,107 @@
+"""Runs of the tiny Hallo in this process, with the parts that never change done once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcp_bench import runner
+from lcp_bench.config import RunConfig
+from lcp_bench.models.hallo import Hallo
+from lcp_bench.plan_report import CostReport
+from lcp_bench.preflight import load_run_config
+from lcp_bench.runner import RunSummary
+from lcp_bench.store import RunStore
+
+WORDS = (
+    "+model=hallo", "model.size=tiny", "model.weights=seeded", "model.frames_per_segment=2", "sampler.steps=3",
+    "model.presets.key_steps=1", "model.presets.equal_cost_steps=2", "dataset.max_seconds=0.15", "run.device=cpu",
+    "measure.warmup_clips=0", "measure.bootstrap=100",
+)  # fmt: skip
+FRAMES = 4
+"""0.15 s at 25 frames per second, rounded up; two segments."""
+
+
+class Shared:
+    """Models and cost reports by configuration."""
+
+    def __init__(self) -> None:
+        self.load, self.cost = runner.load_model, runner.cost_report
+        self.models: dict[str, Hallo] = {}
+        self.costs: dict[str, CostReport] = {}
+
+    def load_model(self, config: RunConfig, device: Any) -> Hallo:
+        """As `assemble.load_model`."""
+        key = repr(config.model)
+        if key not in self.models:
+            self.models[key] = self.load(config, device)
+        return self.models[key]
+
+    def cost_report(self, config: RunConfig) -> CostReport:
+        """As `plan_report.cost_report`."""
+        key = repr((config.model, config.accel, config.sampler.steps, config.sampler.guidance_scale))
+        if key not in self.costs:
+            self.costs[key] = self.cost(config)
+        return self.costs[key]
+
+
+@dataclass
+class Done:
+    """A run that ended."""
+
+    summary: RunSummary
+    printed: dict[str, Any]
+    config: RunConfig
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.summary.record.parent
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record as another program reads it."""
+        content: dict[str, Any] = json.loads(self.summary.record.read_text())
+        return content
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Every line of the rows, in order."""
+        return [json.loads(line) for line in (self.folder / "rows.jsonl").read_text().splitlines()]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Frames of every clip."""
+        return {row["clip"]: row["frames_sha256"] for row in self.rows}
+
+
+@dataclass
+class Bench:
+    """A user at a desk: an output folder, a data set, and commands."""
+
+    runs: Path
+    demo: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def config(self, *words: str) -> RunConfig:
+        """The configuration of a command."""
+        base = [*WORDS, f"paths.runs={self.runs}", f"dataset.root={self.demo}"]
+        if not any(word.startswith("+accel") for word in words):
+            base.append("+accel=lcp")
+        return load_run_config([*base, *words])
+
+    def run(self, *words: str) -> Done:
+        """Run a command to its end."""
+        config = self.config(*words)
+        self.capsys.readouterr()
+        summary = runner.run(config, list(words))
+        last = self.capsys.readouterr().out.splitlines()[-1]
+        return Done(summary, json.loads(last), config)
+
+    def store(self, *words: str) -> RunStore:
+        """The store of a command."""
+        return runner.plan_run(self.config(*words)).store
