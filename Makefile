@@ -24,8 +24,8 @@ test: setup ## run the test suite (ARGS=..., JOBS=..., MARKS=...)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(JOBS) -m '$(MARKS)' $(ARGS)
 
 lint: setup ## ruff, formatting, spelling, types
-	@echo "lint: ruff check"; $(PY) -m ruff check --quiet .
-	@echo "lint: ruff format"; $(PY) -m ruff format --quiet --check . || { $(PY) -m ruff format --check .; exit 1; }
+	@echo "lint: ruff check"; $(PY) -m ruff check --quiet --output-format concise .
+	@echo "lint: ruff format"; $(PY) -m ruff format --quiet --check --output-format concise .
 	@echo "lint: codespell"; .venv/bin/codespell
 	@echo "lint: mypy --strict"; $(PY) -m mypy
 

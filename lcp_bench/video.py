@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from lcp_bench.errors import LcpBenchError
 
 AAC_FRAME = 1024
+ENCODER_PADDING_S = 0.3
+"""AAC ends in up to two blocks of padding, which the container's duration leaves out; at 8 kHz that is 0.26 s. More
+sound than that beyond the stated duration means that the duration is wrong, and nothing is cut."""
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
@@ -175,9 +178,12 @@ def _read_sound(path: Path, rate: int, *, keep_all: bool) -> NDArray[np.float32]
         for frame in container.decode(stream):
             parts.extend(_planes(part) for part in resampler.resample(frame))
         parts.extend(_planes(part) for part in resampler.resample(None))
+        stated_s = _stream_seconds(stream, container) if stream.duration is not None else None
     if not parts:
         return np.zeros((channels, 0), dtype=np.float32)
     samples = np.concatenate(parts, axis=1)
+    if stated_s is not None and 0 < samples.shape[1] / rate - stated_s <= ENCODER_PADDING_S:
+        samples = samples[:, : round(stated_s * rate)]
     if not np.isfinite(samples).all():
         raise MediaError(f"{path} holds samples that are not finite numbers; re-encode or replace the file")
     return np.asarray(np.clip(samples, -1.0, 1.0), dtype=np.float32)

@@ -6,7 +6,7 @@ Steps are numbered in sampling order, 0 is the noisiest. A *group* is one key st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,19 +88,23 @@ def place_key_steps(num_steps: int, count: int, placement: str) -> tuple[int, ..
     `uniform` s = u, `quadratic` s = u^2, `dense_ends` s = u - sin(2 pi u) / (2 pi). Collisions move to the next free
     step.
     """
-    warps: dict[str, Callable[[float], float]] = {
-        "uniform": lambda u: u,
-        "quadratic": lambda u: u * u,
-        "dense_ends": lambda u: u - math.sin(2 * math.pi * u) / (2 * math.pi),
-    }
-    warp = warps[placement]
     steps: list[int] = []
     for j in range(count):
-        wanted = int(num_steps * warp(j / count))
+        wanted = _wanted_step(num_steps, j, count, placement)
         earliest = steps[-1] + 1 if steps else 0
         latest = num_steps - (count - j)
         steps.append(min(max(wanted, earliest), latest))
     return tuple(steps)
+
+
+def _wanted_step(num_steps: int, j: int, count: int, placement: str) -> int:
+    """Unconstrained place of the j-th key step; integers where the exact value is rational, so that nothing rounds."""
+    if placement == "uniform":
+        return num_steps * j // count
+    if placement == "quadratic":
+        return num_steps * j * j // count**2
+    turn = 2 * math.pi * j / count
+    return math.floor(num_steps * (turn - math.sin(turn)) / (2 * math.pi) + 1e-9)
 
 
 def resolve_key_steps(config: ScheduleConfig, num_steps: int) -> tuple[int, ...]:
@@ -127,6 +131,11 @@ def resolve_key_steps(config: ScheduleConfig, num_steps: int) -> tuple[int, ...]
     return tuple(keys)
 
 
+def _group(key: int, end: int, parallel: bool) -> Group:
+    followers = tuple(range(key + 1, end))
+    return Group(key, followers, parallel and bool(followers))
+
+
 def grouped_plan(config: ScheduleConfig, num_steps: int, *, parallel: bool) -> Plan:
     """Plan in which the steps between two key steps follow the first of them.
 
@@ -135,7 +144,7 @@ def grouped_plan(config: ScheduleConfig, num_steps: int, *, parallel: bool) -> P
     """
     keys = resolve_key_steps(config, num_steps)
     ends = (*keys[1:], num_steps)
-    groups = tuple(Group(key, tuple(range(key + 1, end)), parallel) for key, end in zip(keys, ends, strict=True))
+    groups = tuple(_group(key, end, parallel) for key, end in zip(keys, ends, strict=True))
     largest = max(len(group.followers) for group in groups)
     if config.max_followers is not None and largest > config.max_followers:
         raise ConfigError(

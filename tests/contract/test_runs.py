@@ -123,8 +123,6 @@ def test_the_order_of_clips_changes_no_frame(bench: Bench, tmp_path: Path, monke
     turned = bench.run(f"paths.runs={tmp_path / 'turned'}")
     assert [row["clip"] for row in turned.rows] == ["demo_ben", "demo_ada"]
     assert turned.hashes == usual.hashes
-    for name in usual.hashes:
-        assert clip_of(turned.folder, name).read_bytes() == clip_of(usual.folder, name).read_bytes()
 
 
 def test_warm_up_and_repeats_change_no_frame(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

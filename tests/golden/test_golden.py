@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import handlers_hallo
+import handlers_metrics
 import numpy as np
 import pytest
 import torch
 from cases import COMMITTED, Case, collect
 
-HANDLERS = {"hallo": handlers_hallo.HANDLERS}
+HANDLERS = {"hallo": handlers_hallo.HANDLERS, "metrics": handlers_metrics.HANDLERS}
 CASES = collect(tuple(HANDLERS))
 
 
 def test_cases_are_found() -> None:
     """The committed subset alone covers every component that has a handler."""
     assert COMMITTED.is_dir()
-    committed = {case.component[1] for case in CASES if (COMMITTED / case.name).is_dir()}
-    assert committed == set(handlers_hallo.HANDLERS)
+    committed = {case.component for case in CASES if (COMMITTED / case.name).is_dir()}
+    assert committed == {(model, component) for model, handlers in HANDLERS.items() for component in handlers}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

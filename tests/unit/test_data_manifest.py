@@ -285,7 +285,7 @@ def test_load_dataset_knows_demo_and_folder(tmp_path: Path) -> None:
     again = load_dataset(dataset(name="folder", root=manifest.root, face_detector="manifest"), paths)
     assert again.dataset == "folder" and [clip.id for clip in again.clips] == ["demo_ada", "demo_ben"]
     with pytest.raises(ConfigError, match="demo, folder"):
-        load_dataset(dataset(name="hdtf"), paths)
+        load_dataset(dataset(name="hdft"), paths)
 
 
 def test_demo_is_the_same_everywhere(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,15 +122,6 @@ def test_a_wrong_command_does_not_wait_for_torch(repository: Path) -> None:
     """Reading and checking a command line must stay quick."""
     program = "import sys, lcp_bench.cli; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=repository, check=False).returncode == 0
-
-
-def test_no_torchvision_beside_a_cpu_torch() -> None:
-    """Its wheels are built for CUDA; beside a CPU torch they break diffusers and transformers at import."""
-    import torch
-
-    if torch.version.cuda is None:
-        names = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
-        assert "torchvision" not in names, "uninstall torchvision, or install a CUDA build of torch"
 
 
 def test_the_checker_sees_relative_and_from_imports() -> None:

@@ -100,7 +100,7 @@ def test_unknown_placement() -> None:
 
 def test_groups_between_key_steps() -> None:
     plan = grouped_plan(ScheduleConfig(key_steps=[0, 1, 4]), 6, parallel=True)
-    assert plan.groups == (Group(0, (), True), Group(1, (2, 3), True), Group(4, (5,), True))
+    assert plan.groups == (Group(0), Group(1, (2, 3), True), Group(4, (5,), True))
     assert plan.key_steps == (0, 1, 4)
     sequential = grouped_plan(ScheduleConfig(key_steps=[0, 1, 4]), 6, parallel=False)
     assert [group.parallel for group in sequential.groups] == [False] * 3

@@ -1,0 +1,71 @@
+"""The real command, killed in the middle and given again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lcp_bench.measure.clock import monotonic_s, pause
+
+WORDS = (
+    "+model=hallo", "+accel=lcp", "model.size=tiny", "model.weights=seeded", "model.frames_per_segment=4",
+    "sampler.steps=12", "accel.schedule.key_steps=10", "dataset.max_seconds=0.6", "measure.warmup_clips=0",
+    "measure.bootstrap=100", "run.threads=1", "run.device=cpu",
+)  # fmt: skip
+
+
+def start(folder: Path, runs: str) -> subprocess.Popen[str]:
+    """The command as a user gives it."""
+    command = [sys.executable, "-m", "lcp_bench", *WORDS, f"paths.runs={runs}", "dataset.root=demo"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, object]:
+    """The last line of stdout, which is JSON."""
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    content: dict[str, object] = json.loads(out.splitlines()[-1])
+    return content
+
+
+def rows(record: object) -> list[dict[str, object]]:
+    """The rows beside a record."""
+    lines = (Path(str(record)).parent / "rows.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_killed_and_given_again(tmp_path: Path) -> None:
+    """Nothing lost, nothing doubled, the same frames: once in one go, once with SIGKILL after the first row."""
+    whole = finish(start(tmp_path, "whole"))
+    victim = start(tmp_path, "killed")
+    folder = tmp_path / "killed" / str(whole["run_id"])
+    deadline = monotonic_s() + 120
+    while not ((folder / "rows.jsonl").is_file() and b"\n" in (folder / "rows.jsonl").read_bytes()):
+        assert victim.poll() is None, "ended before it could be killed"
+        assert monotonic_s() < deadline
+        pause(0.005)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert not (folder / "record.json").exists(), "killed too late for this test to show anything"
+    assert (folder / "rows.jsonl").read_bytes().count(b"\n") == 1
+    resumed = finish(start(tmp_path, "killed"))
+    assert resumed["run_id"] == whole["run_id"]
+    assert (resumed["status"], resumed["already_complete"]) == ("complete", False)
+    wanted, got = rows(whole["record"] if Path(str(whole["record"])).is_absolute() else tmp_path / str(whole["record"])), (
+        rows(resumed["record"] if Path(str(resumed["record"])).is_absolute() else tmp_path / str(resumed["record"]))
+    )
+    same = ("clip", "status", "frames", "segments", "frames_sha256", "engagement", "cache_bytes", "video")
+    assert [{key: row[key] for key in same} for row in got] == [{key: row[key] for key in same} for row in wanted]
+    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.tmp"))
