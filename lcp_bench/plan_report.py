@@ -59,6 +59,11 @@ class CostReport:
     around_macs: dict[str, int]
     cache_bytes: int
 
+    @property
+    def loop_tflops(self) -> float:
+        """TFLOP of one segment's denoising loop as we execute it, without the constants prepared before it."""
+        return self.tflops("executed") - FLOP_PER_MAC * self.prepare_macs / TERA
+
     def tflops(self, convention: str, num_steps: int | None = None) -> float:
         """TFLOP of one segment's denoising; `num_steps` gives the unaccelerated run of that many steps instead."""
         names = ["full"] * num_steps if num_steps else list(self.scope_of.values())

@@ -76,7 +76,7 @@ def build_record(
         "created_utc": utc_now(),
         "wall_seconds": wall_seconds,
         "notes": {"inputs": _input_notes(good), "repeats_equal": all(row["repeats_equal"] for row in good)},
-        **_measured(good, config.measure.bootstrap),
+        **_measured(good, config.measure.bootstrap, costs.loop_tflops),
     }
     if pair is None:
         record["pair_reason"] = pair_reason
@@ -161,7 +161,7 @@ def _input_notes(good: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]
     return counts
 
 
-def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int) -> dict[str, Any]:
+def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int, loop_tflops: float) -> dict[str, Any]:
     """Everything that comes from timed clips, or null with a reason."""
     names = ("engagement", "timings", "speed", "memory", "cache_bytes")
     if not good:
@@ -173,7 +173,7 @@ def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int) -> dict[str, An
             for stage in STAGES
             if any(stage in row["stages_s"] for row in good)
         },
-        "speed": _speed(good, bootstrap),
+        "speed": _speed(good, bootstrap, loop_tflops),
         "memory": worst(row["memory"] for row in good),
         "cache_bytes": max(row["cache_bytes"] for row in good),
     }
@@ -195,7 +195,7 @@ def _generation(row: Mapping[str, Any]) -> list[float]:
     return [sum(parts) for parts in zip(*stages, strict=True)]
 
 
-def _speed(good: Sequence[Mapping[str, Any]], bootstrap: int) -> dict[str, Any]:
+def _speed(good: Sequence[Mapping[str, Any]], bootstrap: int, loop_tflops: float) -> dict[str, Any]:
     """Means over clips (each clip's mean over its repeats), with intervals over clips."""
     seconds = [_mean(_generation(row)) for row in good]
     denoise = [_mean(row["stages_s"]["denoise"]) / row["segments"] for row in good]
@@ -204,6 +204,7 @@ def _speed(good: Sequence[Mapping[str, Any]], bootstrap: int) -> dict[str, Any]:
         "seconds_per_clip": seconds,
         "denoise_seconds_per_segment": denoise,
         "frames_per_second": rates,
+        "denoise_tflops_per_second": [loop_tflops / time for time in denoise],
     }
     return {name: mean_interval(samples, resamples=bootstrap).as_dict() for name, samples in estimates.items()}
 

@@ -1,4 +1,4 @@
-"""From one clip of the manifest to the tensors a model takes (specs/hallo.md 7.1 to 7.4).
+"""From one clip of the manifest to the tensors a model takes, as Hallo's public inference code prepares them.
 
 Bad input raises `ClipError` with the clip and the stage (`read`, `face` or `audio`), never anything else, so that a
 run can go on with the next clip. Deviations: a portrait beyond 1:3 is refused (upstream squeezes any); silent sound is
@@ -156,7 +156,8 @@ def _usable_sound(clip: Clip, waveform: NDArray[np.float32], spec: ModelInputSpe
     if level_dbfs < SILENCE_DBFS:
         where = "" if spec.max_seconds is None else f" in its first {spec.max_seconds:g} s"
         raise ClipError(
-            f"{clip.audio} is silent{where} ({level_dbfs:.0f} dBFS, expected {SILENCE_DBFS:.0f} or more); give audible speech",
+            f"{clip.audio} is silent{where} ({level_dbfs:.0f} dBFS, expected {SILENCE_DBFS:.0f} or more); "
+            "give audible speech",
             clip=clip.id,
             stage="audio",
         )

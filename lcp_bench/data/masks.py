@@ -1,4 +1,4 @@
-"""Face rectangles and Hallo's attention masks (specs/hallo.md 7.3; upstream: its image processor and face utilities).
+"""Face rectangles and Hallo's attention masks, as the image processor of its public inference code makes them.
 
 Coordinates are pixels of the un-resized portrait, x to the right and y down. A rectangle is half open.
 

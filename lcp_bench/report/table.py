@@ -39,7 +39,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class Row:
-    """One run. Units: `*_s` seconds, `*_mb` 10^6 bytes, `*_tflop` 10^12 FLOP (a multiply-add counts 2), per clip."""
+    """One run. Units: `*_s` seconds, `*_mb` 10^6 bytes, `*_tflop` 10^12 FLOP (a multiply-add counts 2), per clip.
+
+    reached_tflop_per_s: executed work of the denoising loop over its time.
+    """
 
     model: str
     labels: Labels
@@ -53,6 +56,7 @@ class Row:
     speedup_baseline: str
     speedup_bound: Measured
     executed_tflop: Measured
+    reached_tflop_per_s: Measured
     cache_mb: Measured
     peak_memory_mb: Measured
     peak_memory_of: str
@@ -143,6 +147,7 @@ def make_row(record: Record) -> Row:
         speedup_baseline=pair["baseline"] if pair is not None else "none",
         speedup_bound=_number(flops, "speedup_bound"),
         executed_tflop=_number(_inner(flops, "tflops_per_clip"), "executed"),
+        reached_tflop_per_s=_estimate(speed, "denoise_tflops_per_second"),
         cache_mb=_number(record, "cache_bytes", 1e6),
         peak_memory_mb=_number(_block(record, "memory"), memory_key, 1e6),
         peak_memory_of=bytes_of,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from conftest import Recorder, Result
 
 GOOD = ("+model=hallo", "+accel=lcp")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from family import seeded_unet, two_levels
-from runs import Bench, Shared
 
+from family import seeded_unet, two_levels
 from lcp_bench import runner
 from lcp_bench.data.demo import load_demo
 from lcp_bench.models.hallo import Hallo, build_modules
 from lcp_bench.models.unet import UNet
 from lcp_bench.models.weights.seeded import apply_seeded_v1
+from runs import Bench, Shared
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from family import random_conditions
 
+from family import random_conditions
 from lcp_bench.errors import ConfigError
 from lcp_bench.models.conditions import Layout, layout_mask, reference_rows, split_bank
 from lcp_bench.models.unet import UNet

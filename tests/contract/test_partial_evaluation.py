@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from family import Draw, counted_calls, random_conditions
 from torch import Tensor
 
+from family import Draw, counted_calls, random_conditions
 from lcp_bench.accel.scope import Scope, decoder_scope, delta_scope, full_scope, shell_scope
 from lcp_bench.errors import EngagementError
 from lcp_bench.models.conditions import Conditions
@@ -88,7 +88,9 @@ def test_every_up_site_of_hallo(site: str, tiny_hallo: Hallo) -> None:
     assert calls == dict.fromkeys(scope.evaluated, 1)
 
 
-@pytest.mark.parametrize("scope", [decoder_scope(LARGE), delta_scope(LARGE, "down.2.1", "up.1.0")], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "scope", [decoder_scope(LARGE), delta_scope(LARGE, "down.2.1", "up.1.0")], ids=lambda scope: scope.name
+)
 @torch.inference_mode()
 def test_other_scopes_of_hallo(scope: Scope, tiny_hallo: Hallo) -> None:
     with FeatureCache() as cache:
@@ -255,7 +257,7 @@ def test_a_closed_cache_is_empty_and_refuses() -> None:
 
 
 def test_a_cache_is_closed_by_an_error_too() -> None:
-    with pytest.raises(ZeroDivisionError), FeatureCache() as cache:
+    with pytest.raises(ZeroDivisionError), FeatureCache() as cache:  # noqa: PT012
         cache.replace({"mid:in": torch.zeros(1)})
         raise ZeroDivisionError
     assert cache.closed

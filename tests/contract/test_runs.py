@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import FRAMES, Bench, Done
 
 from lcp_bench import clip_runner, runner
 from lcp_bench.clip_runner import ClipRunner, PreparedClip, to_uint8
-from lcp_bench.data.manifest import Clip, Manifest
 from lcp_bench.config import build_strategy
+from lcp_bench.data.manifest import Clip, Manifest
 from lcp_bench.errors import ClipError, EngagementError, LcpBenchError, StoreError
 from lcp_bench.record import validate
 from lcp_bench.video import read_audio, read_video
+from runs import FRAMES, Bench, Done
 
 
 def clip_of(folder: Path, name: str) -> Path:
@@ -145,12 +145,12 @@ def test_limit(bench: Bench) -> None:
     assert (done.record["clips"]["n_expected"], list(done.hashes)) == (1, ["demo_ada"])
 
 
-@pytest.mark.parametrize("words", [("sampler.guidance_scale=1.0",), ("model.motion_frames=0",)], ids=str)
-def test_one_branch_and_no_motion_frames(words: tuple[str, ...], bench: Bench) -> None:
-    """Both leave something out of every batch; the frames are others than usual."""
-    usual, changed = bench.run("run.limit=1"), bench.run("run.limit=1", *words)
-    assert changed.summary.exit_code == 0
-    assert changed.hashes["demo_ada"] != usual.hashes["demo_ada"]
+def test_one_branch(bench: Bench) -> None:
+    """Without guidance no unconditional half is computed; the frames are others than usual."""
+    usual, single = bench.run("run.limit=1"), bench.run("run.limit=1", "sampler.guidance_scale=1.0")
+    assert single.summary.exit_code == 0
+    assert single.hashes["demo_ada"] != usual.hashes["demo_ada"]
+    assert single.record["cache_bytes"] * 2 == usual.record["cache_bytes"]
 
 
 def test_frames_are_truncated_to_bytes_as_upstream() -> None:
@@ -281,6 +281,22 @@ def test_a_clip_that_fails_in_the_warm_up(bench: Bench, monkeypatch: pytest.Monk
     asked = break_generation(monkeypatch, RuntimeError("out of memory"), clips={"demo_ada"})
     failed(bench.run("measure.warmup_clips=1"))
     assert asked == ["demo_ada", "demo_ben", "demo_ada", "demo_ben"]
+
+
+def test_failed_clips_are_made_again_only_when_asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        break_generation(patch, RuntimeError("out of memory"), clips={"demo_ada"})
+        first = bench.run()
+    failed(first)
+    asked = break_generation(monkeypatch, None, clips=set())
+    again = bench.run()
+    assert (asked, again.printed["already_complete"], again.summary.exit_code) == ([], True, 1)
+    retried = bench.run("run.retry_failed=true")
+    assert asked == ["demo_ada"]
+    assert retried.folder == first.folder
+    assert (retried.summary.exit_code, retried.printed["clips_ok"], retried.printed["clips_failed"]) == (0, 2, 0)
+    assert [row["status"] for row in bench.store().rows()] == ["ok", "ok"]
+    assert bench.run("run.retry_failed=true").printed["already_complete"] is True
 
 
 @pytest.mark.parametrize("error", [EngagementError("counters differ"), StoreError("disk full")])

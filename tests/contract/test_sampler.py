@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from family import Draw, random_conditions, seeded_unet
 from safetensors.torch import load_file
 from torch import Tensor
 
+from family import Draw, random_conditions, seeded_unet
 from lcp_bench.accel.lightningcp import LightningCP
 from lcp_bench.accel.schedule import Group, Plan, ScheduleConfig
 from lcp_bench.accel.scope import Scope, decoder_scope, shell_scope
@@ -326,8 +326,9 @@ def test_the_cache_is_empty_after_a_segment(small_unet: UNet, monkeypatch: pytes
     sampler = make(small_unet, lcp([0, 3]), 5)
     for _ in range(2):
         sampler.denoise(Draw(6)(*SHAPE), random_conditions(small_unet))
+    disobedient = make(Disobedient(small_unet, scope=None), lcp([0, 3]), 5)
     with pytest.raises(EngagementError):
-        make(Disobedient(small_unet, scope=None), lcp([0, 3]), 5).denoise(Draw(6)(*SHAPE), random_conditions(small_unet))
+        disobedient.denoise(Draw(6)(*SHAPE), random_conditions(small_unet))
     assert len(caches) == 3, "one cache per segment"
     assert all(cache.closed and len(cache) == 0 and cache.peak_bytes > 0 for cache in caches)
 

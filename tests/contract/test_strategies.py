@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from family import Draw, counted_calls
 from torch import Tensor
 
+from family import Draw, counted_calls
 from lcp_bench.accel.schedule import Plan
 from lcp_bench.accel.strategy import Strategy
 from lcp_bench.config import RunConfig, build_strategy
@@ -163,6 +163,17 @@ def test_motion_frames_reach_the_second_segment(tiny_hallo: Hallo, constants: di
     other = ClipConstants(clip.portrait, clip.image_tokens, audio, clip.masks, clip.face_feature)
     (_, usual), (_, changed) = generate(tiny_hallo, sampler, clip), generate(tiny_hallo, sampler, other)
     assert (usual.latents - changed.latents).abs().max() > 1e-4
+
+
+def test_no_motion_frames(tiny_hallo: Hallo, constants: dict[int, ClipConstants]) -> None:
+    """Segments then differ by speech and noise alone: the second one does not see the first."""
+    still = Hallo(tiny_hallo.modules, frames=FRAMES, motion_frames=0)
+    sampler, clip = make_sampler(still, "+accel=lcp"), constants[2]
+    other = ClipConstants(clip.portrait, clip.image_tokens, clip.audio_tokens.flip(0), clip.masks, clip.face_feature)
+    other.audio_tokens[FRAMES:] = clip.audio_tokens[FRAMES:]
+    (first, second), (changed, same) = generate(still, sampler, clip), generate(still, sampler, other)
+    assert not torch.equal(first.latents, changed.latents)
+    assert torch.equal(second.latents, same.latents)
 
 
 @every_strategy

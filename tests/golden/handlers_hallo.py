@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from cases import Case
 from diffusers import AutoencoderKL
-from handlers_data import audio_features, face_masks
 from torch import Tensor, nn
 
+from cases import Case
+from handlers_data import audio_features, face_masks
 from lcp_bench.accel.scope import shell_scope
 from lcp_bench.accel.strategy import NoAcceleration
 from lcp_bench.data.audio_features import window_frames

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import handlers_hallo
-import handlers_metrics
 import numpy as np
 import pytest
 import torch
+
+import handlers_hallo
+import handlers_metrics
 from cases import COMMITTED, Case, collect
 
 HANDLERS = {"hallo": handlers_hallo.HANDLERS, "metrics": handlers_metrics.HANDLERS}

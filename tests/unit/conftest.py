@@ -37,6 +37,7 @@ def _record(accel: str = "none", *, seed: int = 42, **changes: Any) -> dict[str,
         "speed": {
             "seconds_per_clip": dict(estimate),
             "frames_per_second": {"value": 2.0, "low": 1.9, "high": 2.1, "n": 4, "level": 0.95},
+            "denoise_tflops_per_second": {"value": 0.25, "low": 0.2, "high": 0.3, "n": 4, "level": 0.95},
         },
         "pair": None,
         "pair_reason": "measure.pair is null",

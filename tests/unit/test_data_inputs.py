@@ -78,7 +78,8 @@ def test_a_good_clip_is_complete(demo: Clip) -> None:
 def test_repeating_gives_the_same(demo: Clip) -> None:
     first, second = prepare_clip(demo, SPEC), prepare_clip(demo, SPEC)
     assert torch.equal(first.portrait, second.portrait)
-    assert all(torch.equal(a, b) for name in first.masks for a, b in zip(first.masks[name], second.masks[name], strict=True))
+    pairs = [(a, b) for name in first.masks for a, b in zip(first.masks[name], second.masks[name], strict=True)]
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_the_cascade_stands_in_for_a_missing_box(demo: Clip) -> None:

@@ -8,12 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from prepare_sources import EXCERPT
 
 from lcp_bench.data.hdtf import hdtf_sources, identity_of
 from lcp_bench.data.hdtf_annotations import TABLES, annotations_hash, read_annotations
 from lcp_bench.data.selection import choose
 from lcp_bench.errors import DatasetError
+from prepare_sources import EXCERPT
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from prepare_sources import hum, video
 from skimage.data import astronaut
 
 from lcp_bench.data import load_dataset
@@ -22,6 +21,7 @@ from lcp_bench.data.prepare_crop import FaceWindow
 from lcp_bench.errors import DatasetError
 from lcp_bench.prepare import main
 from lcp_bench.video import probe, read_audio, read_video, write_video
+from prepare_sources import hum, video
 
 CROP = FaceWindow(2.0, "cascade")
 CELLS = [("neutral", 1), *[(emotion, level) for emotion in ("angry", "happy", "sad") for level in (1, 2, 3)]]

@@ -35,7 +35,11 @@ def measure(baseline: list[float], accelerated: list[float], clips: list[str], *
 def test_order_and_samples() -> None:
     """Each clip warms both sides up untimed; then AB, BA, ...; the first time of each clip is in no sample."""
     block, log = measure(
-        [99.0, 4.0, 6.0, 99.0, 8.0, 10.0], [77.0, 1.0, 2.0, 77.0, 3.0, 4.0], ["a", "b", "c"], pair_clips=2, pair_repeats=2
+        [99.0, 4.0, 6.0, 99.0, 8.0, 10.0],
+        [77.0, 1.0, 2.0, 77.0, 3.0, 4.0],
+        ["a", "b", "c"],
+        pair_clips=2,
+        pair_repeats=2,
     )
     one = ["none", "lcp", "none", "lcp", "lcp", "none"]
     assert log == [(side, "a") for side in one] + [(side, "b") for side in one]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcp_bench import plan_report
@@ -84,66 +85,58 @@ def test_full_size_baseline(full: dict[str, Any]) -> None:
     assert around["reference"] == pytest.approx(2 * (2.3910 - 0.1148 + 0.0025), rel=5e-3)
 
 
-def test_executed_is_what_the_sampler_computes() -> None:
+TINY = (
+    "+accel=lcp", "model.size=tiny", "sampler.steps=4", "accel.schedule.key_steps=[0,1]", "model.frames_per_segment=4",
+    "model.weights=seeded",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[RunConfig, CostReport]:
+    """Key steps 0 and 1, followers 2 and 3."""
+    config = plan_config(*TINY)
+    return config, cost_report(config)
+
+
+def test_executed_is_what_the_sampler_computes(tiny: tuple[RunConfig, CostReport]) -> None:
     """Every operation of a whole segment on the CPU, constants included, is the plan's number, exactly."""
-    config = plan_config("+accel=lcp", "model.size=tiny", "sampler.steps=4", "accel.schedule.key_steps=[0,1]",
-                         "model.frames_per_segment=4", "model.weights=seeded")  # fmt: skip
-    costs = cost_report(config)
+    config, costs = tiny
     model = Hallo(build_modules("tiny", "cpu"), frames=4)
     strategy = build_strategy(config)
     plan = strategy.check(model.unet.topology, num_steps=4, eta=0.0)
     sampler = Sampler(model.unet, strategy, plan, DDIM(4), 3.5)
     tokens, masks = torch.zeros(2, 4, 32), [torch.zeros(3, 1, count, 1) for count in (64, 16, 4, 1)]
     bank = model.reference_bank(torch.zeros(3, 4, 8, 8), tokens)
-    unet = type(model.unet)
-    counted, plain = 0, unet.forward
-    with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        with FlopCounterMode(display=False) as counter:
-            conditions = model.conditions(bank, tokens, torch.zeros(4, 8, 32), masks, torch.zeros(1, 32, 8, 8))
-            sampler.denoise(torch.zeros(1, 4, 4, 8, 8), conditions)
-        counted = counter.get_total_flops()
-    assert unet.forward is plain
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        conditions = model.conditions(bank, tokens, torch.zeros(4, 8, 32), masks, torch.zeros(1, 32, 8, 8))
+        sampler.denoise(torch.zeros(1, 4, 4, 8, 8), conditions)
     # the plan counts the time embedding at every step; the sampler computes all of them once, before the segment
-    time = 2 * 4 * sum(layer.weight.numel() for layer in (model.unet.time_embedding.linear_1,
-                                                          model.unet.time_embedding.linear_2))  # fmt: skip
-    assert counted + time == pytest.approx(costs.tflops("executed") * 1e12, rel=1e-9)
+    embedding = model.unet.time_embedding
+    time = 2 * 4 * (embedding.linear_1.weight.numel() + embedding.linear_2.weight.numel())
+    assert counter.get_total_flops() + time == pytest.approx(costs.tflops("executed") * 1e12, rel=1e-9)
 
 
 def test_a_wider_shell_costs_more_and_keeps_its_own_feature() -> None:
-    sites, work, kept = ("up.3.2", "up.3.1", "up.2.1"), [], []
-    for site in sites:
-        config = plan_config("+accel=lcp", "model.size=tiny", "model.frames_per_segment=2", f"accel.site={site}")
-        costs = cost_report(config)
-        scope = costs.scopes[f"shell:{site}"]
-        assert scope.scope == shell_scope(plan_report.unet_topology(config), site)
-        work.append((scope.published_macs, scope.executed_macs))
-        kept.append(costs.cache_bytes)
+    config = plan_config("+accel=lcp", "model.size=tiny", "model.frames_per_segment=2")
+    tracer, topology = plan_report._Tracer(config), plan_report.unet_topology(config)
+    costs = [tracer.cost(shell_scope(topology, site)) for site in ("up.3.2", "up.3.1", "up.2.1")]
+    work = [(cost.published_macs, cost.executed_macs) for cost in costs]
     assert work == sorted(work)
     # float32, two branches, two frames: 32 channels at 8 x 8; then 64 at 4 x 4
-    assert kept == [4 * 4 * 32 * 64, 4 * 4 * 32 * 64, 4 * 4 * 64 * 16]
+    assert [tracer.cache_bytes(cost.reads) for cost in costs] == [4 * 4 * 32 * 64, 4 * 4 * 32 * 64, 4 * 4 * 64 * 16]
 
 
-def test_without_guidance_there_is_less_than_half() -> None:
-    """The unconditional half costs more than its share as published: its attention is done twice."""
-    two, one = (
-        cost_report(plan_config("+accel=none", "model.size=tiny", f"sampler.guidance_scale={scale}"))
-        for scale in (3.5, 1.0)
-    )
-    assert one.tflops("as_published") < two.tflops("as_published") / 2
-
-
-def test_text_and_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("+accel=lcp", "model.size=tiny", "sampler.steps=6", "accel.schedule.key_steps=2",
-             "model.frames_per_segment=2")  # fmt: skip
-    costs = cost_report(plan_config(*words))
-    monkeypatch.setattr(plan_report, "cost_report", lambda config: costs)
-    plan_report.report(plan_config(*words, "run.format=json"))
+def test_text_and_json(
+    tiny: tuple[RunConfig, CostReport], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_report, "cost_report", lambda config: tiny[1])
+    plan_report.report(plan_config(*TINY, "run.format=json"))
     document = json.loads(capsys.readouterr().out)
     wanted = {"model", "accel", "steps", "key_steps", "groups", "tflops_per_clip", "speedup_bound", "cache_bytes"}
     assert wanted <= set(document)
-    assert (document["model"], document["accel"], document["steps"]) == ("hallo", "lcp", 6)
+    assert (document["model"], document["accel"], document["steps"]) == ("hallo", "lcp", 4)
     assert set(document["tflops_per_clip"]) == {"as_published", "executed"}
-    plan_report.report(plan_config(*words))
+    plan_report.report(tiny[0])
     text = capsys.readouterr().out
-    for word in ("shell:up.3.2", "as published", "executed", "up.3.2:in", "speed-up bound", "6 steps, 2 key"):
+    for word in ("shell:up.3.2", "as published", "executed", "up.3.2:in", "speed-up bound", "4 steps, 2 key"):
         assert word in text

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prepare_sources import EXCERPT, video
 
 from lcp_bench.data import load_dataset
 from lcp_bench.data.manifest import Manifest
 from lcp_bench.errors import DatasetError
 from lcp_bench.prepare import main
 from lcp_bench.video import probe, read_audio, read_video
+from prepare_sources import EXCERPT, video
 
 QUICK = ("clip_seconds=0.4", "image_size=64", "dataset.face_detector=manifest")
 STARTS = {"AdamSmith": 2, "AndyKim": 2, "BarackObama": 2, "ByronDorgan1": 2, "DebFischer0": 2, "DebFischer1": 2}
@@ -319,9 +319,8 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_flat_sound_beside_a_video_without_any(tmp_path: Path, root: Path) -> None:
-    from prepare_sources import hum
-
     from lcp_bench.data.demo import wav_bytes
+    from prepare_sources import hum
 
     folder = tmp_path / "mute"
     folder.mkdir()

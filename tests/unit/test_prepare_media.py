@@ -8,13 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from prepare_sources import click, map_picture, video
 
 from lcp_bench.data.prepare_crop import FaceWindow, ListedWindow, around, cropped
 from lcp_bench.data.prepare_cut import Source, clip_path, cut, sound_path
 from lcp_bench.data.prepare_media import pictures_at, sound_at
 from lcp_bench.errors import ConfigError
 from lcp_bench.video import MediaError, VideoInfo, probe, read_audio, read_video, write_video
+from prepare_sources import click, map_picture, video
 
 WHOLE = ListedWindow(0, 0, 64, 64)
 

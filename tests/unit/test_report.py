@@ -36,6 +36,7 @@ def _lcp(make_record: RecordMaker) -> dict[str, Any]:
         speed={
             "seconds_per_clip": {"value": 6.25, "low": 6.0, "high": 6.5, "n": 4, "level": 0.95},
             "frames_per_second": {"value": 4.0, "low": 3.9, "high": 4.1, "n": 4, "level": 0.95},
+            "denoise_tflops_per_second": {"value": 0.125, "low": 0.1, "high": 0.15, "n": 4, "level": 0.95},
         },
         pair=pair_block("none", interval, [12.0, 12.0], [6.0, 6.0]),
         flops={"tflops_per_clip": {"as_published": 1.2, "executed": 0.875}, "speedup_bound": 2.857142857},
@@ -61,12 +62,12 @@ MARKDOWN = """\
 ## seeded weights, size tiny, float32, data folder:0a1b2c3d, on Some CPU, 2 threads
 
 | model | size | weights | accel | steps | clips ok/expected | time per clip (s) [95% interval] | speed (frames/s) \
-| speed-up (x) [95% interval] | FLOP bound (x) | executed (TFLOP/clip) | cache (MB) | peak host memory (MB) | status \
-| run |
-| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |
+| speed-up (x) [95% interval] | FLOP bound (x) | executed (TFLOP/clip) | reached (TFLOP/s) | cache (MB) \
+| peak host memory (MB) | status | run |
+| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |
 | hallo | tiny | seeded | lcp_100%\\|x | 40 | 4/4 | 6.250 [6.000, 6.500] n=4 | 4.000 | 2.000 [1.875, 2.125] n=2 \
-vs none | 2.857 | 0.875 | 5.243 | 1500 | complete | {lcp} |
-| hallo | tiny | seeded | none | 40 | 4/4 | 12.50 [12.00, 13.00] n=4 | 2.000 | n/a | 1.000 | 2.500 | 0 | 1500 \
+vs none | 2.857 | 0.875 | 0.125 | 5.243 | 1500 | complete | {lcp} |
+| hallo | tiny | seeded | none | 40 | 4/4 | 12.50 [12.00, 13.00] n=4 | 2.000 | n/a | 1.000 | 2.500 | 0.25 | 0 | 1500 \
 | complete | {none} |
 
 - no speed-up: measure.pair is null ({none})
@@ -76,12 +77,12 @@ CSV = """\
 # seeded weights, size tiny, float32, data folder:0a1b2c3d, on Some CPU, 2 threads
 model,size,weights,dtype,dataset,device,accel,steps,clips_ok,clips_expected,seconds_per_clip,seconds_per_clip_low,\
 seconds_per_clip_high,seconds_per_clip_n,frames_per_second,speedup,speedup_low,speedup_high,speedup_n,\
-speedup_baseline,speedup_bound,executed_tflop_per_clip,cache_mb,peak_memory_mb,peak_memory_of,status,status_reason,\
+speedup_baseline,speedup_bound,executed_tflop_per_clip,reached_tflop_per_s,cache_mb,peak_memory_mb,peak_memory_of,status,status_reason,\
 run_id,created_utc
 hallo,tiny,seeded,float32,folder:0a1b2c3d,"Some CPU, 2 threads",lcp_100%|x,40,4,4,6.25,6.0,6.5,4,4.0,2.0,1.875,\
-2.125,2,none,2.857142857,0.875,5.24288,1500.0,host,complete,,{lcp},2025-01-31T12:00:00Z
+2.125,2,none,2.857142857,0.875,0.125,5.24288,1500.0,host,complete,,{lcp},2025-01-31T12:00:00Z
 hallo,tiny,seeded,float32,folder:0a1b2c3d,"Some CPU, 2 threads",none,40,4,4,12.5,12.0,13.0,4,2.0,,,,0,none,1.0,\
-2.5,0.0,1500.0,host,complete,,{none},2025-01-31T12:00:00Z
+2.5,0.25,0.0,1500.0,host,complete,,{none},2025-01-31T12:00:00Z
 """
 
 LATEX = r"""% needs \usepackage{booktabs,graphicx}
@@ -89,16 +90,17 @@ LATEX = r"""% needs \usepackage{booktabs,graphicx}
 \centering
 \caption{seeded weights, size tiny, float32, data folder:0a1b2c3d, on Some CPU, 2 threads}
 \resizebox{\linewidth}{!}{%
-\begin{tabular}{llllrrrrrrrrrll}
+\begin{tabular}{llllrrrrrrrrrrll}
 \toprule
 model & size & weights & accel & steps & clips ok/expected & time per clip (s) {[}95\% interval] & speed (frames/s)@
- & speed-up (x) {[}95\% interval] & FLOP bound (x) & executed (TFLOP/clip) & cache (MB) & peak host memory (MB)@
+ & speed-up (x) {[}95\% interval] & FLOP bound (x) & executed (TFLOP/clip) & reached (TFLOP/s)@
+ & cache (MB) & peak host memory (MB)@
  & status & run \\
 \midrule
 hallo & tiny & seeded & lcp\_100\%\textbar{}x & 40 & 4/4 & 6.250 {[}6.000, 6.500] n=4 & 4.000@
- & 2.000 {[}1.875, 2.125] n=2 vs none & 2.857 & 0.875 & 5.243 & 1500 & complete & <lcp> \\
+ & 2.000 {[}1.875, 2.125] n=2 vs none & 2.857 & 0.875 & 0.125 & 5.243 & 1500 & complete & <lcp> \\
 hallo & tiny & seeded & none & 40 & 4/4 & 12.50 {[}12.00, 13.00] n=4 & 2.000@
- & n/a & 1.000 & 2.500 & 0 & 1500 & complete & <none> \\
+ & n/a & 1.000 & 2.500 & 0.25 & 0 & 1500 & complete & <none> \\
 \bottomrule
 \end{tabular}}
 \end{table*}
@@ -186,7 +188,7 @@ def test_partial_failed_and_killed_runs_are_shown_with_their_reasons(
     rows = {line.split("|")[-2].strip(): line for line in text.splitlines() if line.startswith("| hallo")}
     assert "| 2/4 |" in rows[partial] and "| PARTIAL |" in rows[partial]
     assert "| 0/4 |" in rows[broken["run_id"]] and "| FAILED |" in rows[broken["run_id"]]
-    assert rows[broken["run_id"]].count("n/a") == 8
+    assert rows[broken["run_id"]].count("n/a") == 9
     assert f"- partial: stopped by SIGTERM ({partial})" in text
     assert f"- no time: out of memory ({broken['run_id']})" in text
     assert "## Runs without a record" in text and "- killed: no record yet (1 clips ok, 0 failed)" in text

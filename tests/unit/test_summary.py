@@ -55,7 +55,8 @@ def good(name: str, *denoise: float, segments: int = 2, frames: int = 8, cache: 
     stages |= {"decode": [0.25] * len(denoise), "denoise": list(denoise)}
     counts = {"computed": {"mid": segments * 2}, "reused": {}}
     return {"clip": name, "status": "ok", "frames": frames, "segments": segments, "stages_s": stages,
-            "cache_bytes": cache, "engagement": counts, "memory": HOST}  # fmt: skip
+            "cache_bytes": cache, "engagement": counts, "memory": HOST, "wall_s": 9.0, "repeats_equal": True,
+            "inputs": {"face_source": "given", "landmarks_source": "given", "embedding": "absent"}}  # fmt: skip
 
 
 def bad(name: str) -> dict[str, Any]:
@@ -126,6 +127,28 @@ def test_work_of_the_plan() -> None:
     assert flops["tflops_per_clip"]["as_published"] == pytest.approx(4.0)
     assert flops["tflops_per_clip"]["executed"] == pytest.approx(3.4)
     assert flops["speedup_bound"] == 1.0
+
+
+def test_what_the_inputs_were_and_whether_repeats_agreed() -> None:
+    other = good("b", 1.0, 1.0) | {"repeats_equal": False}
+    other["inputs"] = {"face_source": "found", "landmarks_source": "given", "embedding": "absent"}
+    notes = build([good("a", 1.0, 1.0), other])["notes"]
+    assert notes["inputs"]["face_source"] == {"given": 1, "found": 1}
+    assert notes["inputs"]["embedding"] == {"absent": 2}
+    assert notes["repeats_equal"] is False
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds", "label"),
+    [(None, None, "demo:01234567"), (None, 0.5, "demo:01234567:0.5s"), (2, None, "demo:01234567:first 2")],
+)
+def test_label_of_the_data_set(limit: int | None, seconds: float | None, label: str) -> None:
+    plan = planned()
+    config = plan.config
+    plan.config = replace(
+        config, run=replace(config.run, limit=limit), dataset=replace(config.dataset, max_seconds=seconds)
+    )
+    assert build([good("a", 1.0), good("b", 1.0)], plan)["labels"]["dataset"] == label
 
 
 def test_headline() -> None:
