@@ -64,6 +64,10 @@ class LightningCP(Strategy):
         """Key steps by the schedule, all other steps follow."""
         return grouped_plan(self.config.schedule, num_steps, parallel=self.config.parallel)
 
+    def validate(self, topology: Topology) -> None:
+        """The cached site must exist and have a skip to resume with."""
+        shell_scope(topology, self.config.site)
+
     def follower_scope(self, step: int, plan: Plan, topology: Topology) -> Scope:
         """From the cached site to the end."""
         return shell_scope(topology, self.config.site)

@@ -47,6 +47,7 @@ class Scope:
         """Features the scope needs from the key step, in the order of use."""
         found: list[str] = []
         resumes = {topology.index(delta.last) + 1: delta for delta in self.deltas}
+        made = self.evaluated | {delta.last for delta in self.deltas}
         previous_ran = True
         for position, layer in enumerate(topology.layers):
             ran = layer.name in self.evaluated
@@ -55,7 +56,7 @@ class Scope:
                 previous_ran = True
             if ran and not previous_ran:
                 found.append(f"{layer.name}:in")
-            if ran and layer.pops is not None and layer.pops not in self.evaluated:
+            if ran and layer.pops is not None and layer.pops not in made:
                 found.append(f"{layer.pops}:out")
             previous_ran = ran
         return tuple(dict.fromkeys(found))
@@ -91,12 +92,22 @@ def decoder_scope(topology: Topology) -> Scope:
 def delta_scope(topology: Topology, first: str, last: str) -> Scope:
     """Everything but the layers `first`..`last`, which are replaced by their recorded delta (arXiv 2406.01125).
 
-    The run must keep the shape of the hidden map; skips produced inside it are read as recorded.
+    The run must keep the shape of the hidden map. The skip of its last layer is the current map; skips produced before
+    that are read as recorded.
+
+    Raises:
+        ConfigError: Unknown sites, a range that runs backwards, or one that has no difference.
     """
     start, stop = topology.index(first), topology.index(last)
     if stop < start:
         raise ConfigError(f"delta range {first}..{last} runs backwards; {last} comes before {first}")
     if start == 0 or stop == len(topology.layers) - 1:
         raise ConfigError(f"delta range {first}..{last} must leave out conv_in and out")
+    before, after = topology.layers[start - 1].shape, topology.layers[stop].shape
+    if before != after:
+        raise ConfigError(
+            f"delta range {first}..{last} changes the size or width of the hidden map, so there is no difference to "
+            "keep; start and end at the same resolution and width, for example down.0.0..up.3.1"
+        )
     skipped = set(topology.names[start : stop + 1])
     return Scope(f"delta:{first}..{last}", frozenset(topology.names) - skipped, (Delta(first, last),))

@@ -42,6 +42,9 @@ class Strategy(ABC):
         """How the inputs of a parallel group's followers are estimated."""
         return HoldLatents()
 
+    def validate(self, topology: Topology) -> None:  # noqa: B027 - most strategies name no site
+        """Refuse options that the model cannot serve, also those that this number of steps would never use."""
+
     def check(self, topology: Topology, *, num_steps: int, eta: float) -> Plan:
         """The plan, after checking that the strategy fits the model and the sampler.
 
@@ -50,11 +53,12 @@ class Strategy(ABC):
                 fit.
         """
         plan = self.plan(num_steps)
-        if eta > 0 and any(group.followers for group in plan.groups):
+        if eta > 0:
             raise ConfigError(
-                f"sampler.eta={eta} adds fresh noise at every step, which cached and parallel steps cannot reproduce; "
-                "use sampler.eta=0 or +accel=none"
+                f"sampler.eta={eta} adds fresh noise at every step: cached and parallel steps cannot reproduce it, and a "
+                "baseline with it could not be compared; use sampler.eta=0"
             )
+        self.validate(topology)
         for group in plan.groups:
             for step in group.followers:
                 self.follower_scope(step, plan, topology).reads(topology)

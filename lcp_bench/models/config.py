@@ -85,7 +85,7 @@ class UNetConfig:
     @property
     def topology(self) -> Topology:
         """Names and order of the layers."""
-        return unet_topology(len(self.channels), self.layers_per_block)
+        return unet_topology(len(self.channels), self.layers_per_block, self.channels)
 
     def audio_width(self, block: str, index: int, layer: int) -> int:
         """Inner width of an audio module, a slip of the original code that the checkpoint freezes.

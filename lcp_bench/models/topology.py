@@ -6,6 +6,7 @@ A *layer* is the unit that a step evaluates or skips: `conv_in`, `down.I.J`, `do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -21,10 +22,12 @@ class LayerSpec:
         level: Resolution level, 0 is the latent's own size, each level halves it.
         pushes: Whether the output is kept as a skip.
         pops: The layer whose output is concatenated to this layer's input, if any.
+        shape: Level of the output's size, and its width in channels (or in multiples of the first level's).
     """
 
     name: str
     level: int
+    shape: tuple[int, int]
     pushes: bool = False
     pops: str | None = None
 
@@ -53,22 +56,32 @@ class Topology:
         return self.layers[self.index(name)]
 
 
-def unet_topology(levels: int, layers_per_block: int) -> Topology:
+def unet_topology(levels: int, layers_per_block: int, widths: Sequence[int] = ()) -> Topology:
     """Topology of an SD-1.5-shaped UNet: `levels` down blocks, a mid block, `levels` up blocks of one layer more.
 
     Skips are pushed by `conv_in`, every down layer and every downsampler, and popped last-in first-out by the up
     layers, so that `up.{levels-1}.{layers_per_block}` receives the output of `conv_in`.
+
+    Args:
+        levels: Resolution levels.
+        layers_per_block: Layers of a down block.
+        widths: Width of each level, in channels or as ratios; SD-1.5's ratios 1, 2, 4, 4, ... unless given.
     """
-    down: list[LayerSpec] = [LayerSpec("conv_in", 0, pushes=True)]
+    widths = widths or [min(2**level, 4) for level in range(levels)]
+    down: list[LayerSpec] = [LayerSpec("conv_in", 0, (0, widths[0]), pushes=True)]
     for block in range(levels):
-        down += [LayerSpec(f"down.{block}.{j}", block, pushes=True) for j in range(layers_per_block)]
+        shape = (block, widths[block])
+        down += [LayerSpec(f"down.{block}.{j}", block, shape, pushes=True) for j in range(layers_per_block)]
         if block < levels - 1:
-            down.append(LayerSpec(f"down.{block}.ds", block + 1, pushes=True))
+            down.append(LayerSpec(f"down.{block}.ds", block + 1, (block + 1, widths[block]), pushes=True))
     stack = [layer.name for layer in down]
     up: list[LayerSpec] = []
     for block in range(levels):
         level = levels - 1 - block
-        up += [LayerSpec(f"up.{block}.{j}", level, pops=stack.pop()) for j in range(layers_per_block + 1)]
+        names = [f"up.{block}.{j}" for j in range(layers_per_block + 1)]
+        up += [LayerSpec(name, level, (level, widths[level]), pops=stack.pop()) for name in names]
         if block < levels - 1:
-            up.append(LayerSpec(f"up.{block}.us", level - 1))
-    return Topology((*down, LayerSpec("mid", levels - 1), *up, LayerSpec("out", 0)))
+            up.append(LayerSpec(f"up.{block}.us", level - 1, (level - 1, widths[level])))
+    coarsest = levels - 1
+    mid = LayerSpec("mid", coarsest, (coarsest, widths[coarsest]))
+    return Topology((*down, mid, *up, LayerSpec("out", 0, (0, widths[0]))))

@@ -358,6 +358,8 @@ class _Walk:
                 hidden, fresh = self._evaluate(spec, hidden if fresh else self._read(f"{spec.name}:in")), True
             elif spec.name in self.delta_ends:
                 hidden, fresh = hidden + self._read(self.delta_ends[spec.name].feature), True
+                if spec.pushes:
+                    self.call.skips[spec.name] = hidden
             else:
                 fresh = fresh and self._inside_delta(spec.name)
             for feature, before in delta_inputs.items():
@@ -383,7 +385,7 @@ class _Walk:
         return any(index(delta.first) <= index(name) < index(delta.last) for delta in self.scope.deltas)
 
     def _fetch_skip(self, spec: LayerSpec) -> None:
-        if spec.pops is not None and spec.pops not in self.scope.evaluated:
+        if spec.pops is not None and spec.pops not in self.call.skips:
             self.call.skips[spec.pops] = self._read(f"{spec.pops}:out")
 
     def _read(self, feature: str) -> Tensor:

@@ -24,13 +24,13 @@ def small_unet() -> UNet:
 
 @pytest.fixture(scope="session")
 def tiny_hallo() -> Hallo:
-    """The tiny Hallo with seeded weights, two frames per segment."""
+    """The tiny Hallo with seeded weights, two frames per segment of which the next one sees one."""
     modules = build_modules("tiny", "cpu")
     for number, (name, module) in enumerate(modules.items()):
         tables = [key for key, _ in module.named_buffers() if key.endswith(".pe")]
         if name != "wav2vec":
             apply_seeded_v1(module, 100 + number, computed_buffers=tables)
-    return Hallo(modules, frames=2, motion_frames=2, reference_dtype=torch.float16)
+    return Hallo(modules, frames=2, motion_frames=1, reference_dtype=torch.float16)
 
 
 @pytest.fixture(scope="session")

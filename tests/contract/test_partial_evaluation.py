@@ -176,6 +176,15 @@ def test_odd_sizes(size: tuple[int, int], name: str, small_unet: UNet) -> None:
     assert key.prediction.shape == (2, 1, 4, 4, *size)
 
 
+@pytest.mark.parametrize("scope", [shell_scope(LARGE, "up.0.1"), decoder_scope(LARGE)], ids=lambda scope: scope.name)
+@torch.inference_mode()
+def test_sizes_that_are_odd_at_every_level(scope: Scope, tiny_hallo: Hallo) -> None:
+    """9 x 5, 5 x 3, 3 x 2, 2 x 1: upsamplers must go back to the size that came, not to twice their own."""
+    with FeatureCache() as cache:
+        key = run_key(tiny_hallo.unet, cache, scope, size=(9, 5))
+        assert torch.equal(follow(tiny_hallo.unet, cache, scope, key), key.prediction)
+
+
 @torch.inference_mode()
 def test_a_full_scope_is_no_scope(small_unet: UNet) -> None:
     latents, conditions, time = Draw(1)(1, 1, 4, 4, 8, 8), random_conditions(small_unet), small_unet.embed_time([9.0])

@@ -30,9 +30,7 @@ def clip_of(folder: Path, name: str) -> Path:
     return folder / "clips" / f"{name}.mp4"
 
 
-def break_generation(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException | None, *, clips: set[str]
-) -> list[str]:
+def break_generation(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, *, clips: set[str]) -> list[str]:
     """Generating one of `clips` raises; returns the ids of all clips asked for, in order."""
     asked: list[str] = []
     generate = ClipRunner.generate

@@ -145,7 +145,7 @@ def test_the_second_segment_knows_nothing_of_the_firsts_cache(
     clip, draw = constants[branches], Draw(12)
     draw(*first.latents.shape)
     with torch.inference_mode():
-        motion = tiny_hallo.encode(first.frames[-2:] * 2 - 1)
+        motion = tiny_hallo.encode(first.frames[-1:] * 2 - 1)
         reference = torch.cat([tiny_hallo.encode(clip.portrait[None]), motion])
         bank = tiny_hallo.reference_bank(reference, clip.image_tokens)
         conditions = tiny_hallo.conditions(

@@ -104,8 +104,14 @@ def test_delta_over_skips_reads_them_as_recorded() -> None:
     scope = delta_scope(SD, "down.2.ds", "up.0.us")
     assert scope.evaluated.isdisjoint(SD.names[SD.index("down.2.ds") : SD.index("up.1.0")])
     assert scope.reads(SD) == ("down.2.ds..up.0.us:delta",)
-    wider = delta_scope(SD, "down.2.0", "up.1.0")
-    assert wider.reads(SD) == ("down.2.0..up.1.0:delta", "down.2.0:out")
+    wider = delta_scope(SD, "down.0.0", "up.3.0")
+    assert wider.reads(SD) == ("down.0.0..up.3.0:delta", "down.0.0:out")
+
+
+def test_delta_that_ends_in_the_encoder_makes_its_last_skip_itself() -> None:
+    """up.3.0 pops down.0.1, which the range replaces: its skip is the current map, not the key step's."""
+    scope = delta_scope(SD, "down.0.0", "down.0.1")
+    assert scope.reads(SD) == ("down.0.0..down.0.1:delta", "down.0.0:out")
 
 
 @pytest.mark.parametrize(("first", "last"), [("up.3.1", "up.3.0"), ("mid", "down.3.1")])
@@ -120,7 +126,9 @@ def test_delta_range_must_leave_out_both_ends(first: str, last: str) -> None:
         delta_scope(SD, first, last)
 
 
-@pytest.mark.parametrize(("first", "last"), [("down.0.0", "down.0.ds"), ("down.1.0", "mid"), ("up.0.us", "up.1.2")])
+@pytest.mark.parametrize(
+    ("first", "last"), [("down.0.0", "down.0.ds"), ("down.1.0", "mid"), ("up.0.us", "up.1.2"), ("down.1.0", "down.1.1")]
+)
 def test_delta_range_must_keep_the_resolution(first: str, last: str) -> None:
     """A difference between maps of two sizes does not exist; torch's broadcasting error would come mid-run."""
     with pytest.raises(ConfigError, match="size|level|resolution|shape"):
