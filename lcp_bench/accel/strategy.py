@@ -55,8 +55,8 @@ class Strategy(ABC):
         plan = self.plan(num_steps)
         if eta > 0:
             raise ConfigError(
-                f"sampler.eta={eta} adds fresh noise at every step: cached and parallel steps cannot reproduce it, and a "
-                "baseline with it could not be compared; use sampler.eta=0"
+                f"sampler.eta={eta} adds fresh noise at every step: cached and parallel steps cannot reproduce it, and "
+                "a baseline with it could not be compared; use sampler.eta=0"
             )
         self.validate(topology)
         for group in plan.groups:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ WORDS = (
 )  # fmt: skip
 FRAMES = 4
 """0.15 s at 25 frames per second, rounded up; two segments."""
+
+
+@cache
+def composed(*words: str) -> RunConfig:
+    """The configuration of a command, by the way of a user's words."""
+    accel = () if any(word.startswith("+accel") for word in words) else ("+accel=lcp",)
+    return load_run_config([*WORDS, *accel, *words])
 
 
 class Shared:
@@ -88,11 +96,14 @@ class Bench:
     capsys: pytest.CaptureFixture[str]
 
     def config(self, *words: str) -> RunConfig:
-        """The configuration of a command."""
-        base = [*WORDS, f"paths.runs={self.runs}", f"dataset.root={self.demo}"]
-        if not any(word.startswith("+accel") for word in words):
-            base.append("+accel=lcp")
-        return load_run_config([*base, *words])
+        """The configuration of a command; `runs` and the data set are this bench's unless the words say otherwise."""
+        config = composed(*words)
+        given = {word.partition("=")[0] for word in words}
+        if "paths.runs" not in given:
+            config = replace(config, paths=replace(config.paths, runs=str(self.runs)))
+        if "dataset.root" not in given:
+            config = replace(config, dataset=replace(config.dataset, root=str(self.demo)))
+        return config
 
     def run(self, *words: str) -> Done:
         """Run a command to its end."""

@@ -129,7 +129,8 @@ def test_a_clip_of_two_segments(
     for segment, repeated, baseline in zip(segments, again, unaccelerated[branches], strict=True):
         assert torch.isfinite(segment.latents).all()
         assert segment.frames.shape == (FRAMES, 3, 64, 64)
-        assert 0 <= segment.frames.min() and segment.frames.max() <= 1
+        assert segment.frames.aminmax().min >= 0
+        assert segment.frames.aminmax().max <= 1
         assert torch.equal(segment.latents, repeated.latents)
         assert torch.equal(segment.latents, baseline.latents) == (name == "none")
 
@@ -270,7 +271,7 @@ OPTIONS = (
 
 
 def test_every_option_of_lightningcp_does_something(tiny_hallo: Hallo, constants: dict[int, ClipConstants]) -> None:
-    """Groups of key 0 (followers 1, 2) and key 3 (4, 5, 6); by default, from step 7 // 4 on, only the second estimates."""
+    """Groups of key 0 (followers 1, 2) and key 3 (4, 5, 6); by default, from 7 // 4 on, only the second estimates."""
     clip = constants[1]
     one = ClipConstants(clip.portrait, clip.image_tokens, clip.audio_tokens[:FRAMES], clip.masks, clip.face_feature)
     fixed = ("+accel=lcp", "sampler.steps=7", "accel.schedule.key_steps=[0,3]")

@@ -43,14 +43,14 @@ def writer(folder: Path) -> Callable[..., Path]:
 
 
 class Levels(nn.Module):
-    """Embeds brightness and loudness of five frames; both carry one hidden curve in the test's videos."""
+    """Embeds blue and loudness of five frames; both carry one hidden curve in the test's videos."""
 
     def __init__(self, silence: float) -> None:
         super().__init__()
         self.silence = nn.Parameter(torch.tensor(silence))
 
     def lip(self, windows: Tensor) -> Tensor:
-        return (windows.mean(dim=(1, 3, 4)) - 40.0) / 30.0
+        return (windows[:, 0].mean(dim=(2, 3)) - 40.0) / 30.0  # the first channel of BGR
 
     def audio(self, windows: Tensor) -> Tensor:
         return windows[:, 0, 0].unflatten(1, (5, 4)).mean(dim=2) - self.silence
