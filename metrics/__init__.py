@@ -1,0 +1,1 @@
+"""Quality metrics: features, explicit protocols, pure mathematics."""

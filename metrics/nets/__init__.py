@@ -1,0 +1,1 @@
+"""Backbones of the metrics, with the key names of the public weight files; none of them downloads anything."""
