@@ -21,9 +21,16 @@ PACKAGES = (
     "lcp-bench", "torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub", "hydra-core",
     "omegaconf", "numpy", "scipy", "pandas", "av", "opencv-python-headless", "scikit-image", "pillow", "wandb",
 )  # fmt: skip
-SOURCE_FOLDERS = ("lcp_bench", "baselines", "metrics")
-# Showing and mirroring results cannot change them: editing these must not rename every run.
-NO_RESULT = ("lcp_bench/report/", "lcp_bench/tracker.py")
+# metrics/ is not here: a score carries the hash of its own protocol, and videos do not depend on how they are scored.
+SOURCE_FOLDERS = ("lcp_bench", "baselines")
+# Fetching, preparing, scoring, showing and mirroring cannot change a run's numbers: editing these must not rename runs.
+NO_RESULT = (
+    "lcp_bench/report/",
+    "lcp_bench/tracker.py",
+    "lcp_bench/score",
+    "lcp_bench/fetch.py",
+    "lcp_bench/prepare.py",
+)
 
 _GIT_TIMEOUT_S = 10.0
 _SECRET_WORDS = frozenset(

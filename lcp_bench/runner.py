@@ -183,7 +183,8 @@ class _Execution:
                 return
             try:
                 self._runner.generate(self._runner.prepare(clip))
-            except ClipError:
+            except Exception as error:
+                log.warning("warm-up on clip %s failed (%s); it gets its row when its turn comes", clip.id, error)
                 continue
             wanted -= 1
 

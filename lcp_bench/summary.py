@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from lcp_bench.clip_runner import GENERATION_STAGES
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NO_CLIP = "no clip could be generated"
 NOT_SCORED = "no metric has been run on these videos"
+MIN_CLIPS = 3
 SEEDED = "random weights make no face: quality means nothing"
 
 
@@ -206,7 +207,15 @@ def _speed(good: Sequence[Mapping[str, Any]], bootstrap: int, loop_tflops: float
         "frames_per_second": rates,
         "denoise_tflops_per_second": [loop_tflops / time for time in denoise],
     }
-    return {name: mean_interval(samples, resamples=bootstrap).as_dict() for name, samples in estimates.items()}
+    return {name: _estimate(samples, bootstrap) for name, samples in estimates.items()}
+
+
+def _estimate(samples: Sequence[float], bootstrap: int) -> dict[str, Any]:
+    """Mean over clips; with fewer than three the interval of a time would reach below zero, so none is given."""
+    found = mean_interval(samples, resamples=bootstrap)
+    if len(samples) < MIN_CLIPS and found.low is not None:
+        found = replace(found, low=None, high=None, reason=f"{len(samples)} clips are too few for an interval")
+    return found.as_dict()
 
 
 def _mean(samples: Sequence[float]) -> float:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from recorder import Recorder, Result
 
-from conftest import Recorder, Result
 from lcp_bench import cli
 from lcp_bench.config import RunConfig
 from lcp_bench.errors import WeightsError

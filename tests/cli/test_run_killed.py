@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,14 @@ WORDS = (
     "sampler.steps=12", "accel.schedule.key_steps=10", "dataset.max_seconds=0.6", "measure.warmup_clips=0",
     "measure.bootstrap=100", "run.threads=1", "run.device=cpu",
 )  # fmt: skip
+
+
+@pytest.fixture
+def checkout(repository: Path, tmp_path: Path) -> Path:
+    """A copy of the code: a run's name holds the code's hash, so an edit between two commands would part them."""
+    for name in ("lcp_bench", "baselines", "metrics", "conf"):
+        shutil.copytree(repository / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
 
 
 def start(folder: Path, runs: str) -> subprocess.Popen[str]:
@@ -44,11 +53,11 @@ def rows(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
-def test_killed_and_given_again(tmp_path: Path) -> None:
+def test_killed_and_given_again(checkout: Path) -> None:
     """Nothing lost, nothing doubled, the same frames: once in one go, once with SIGKILL after the first row."""
-    whole = finish(start(tmp_path, "whole"))
-    victim = start(tmp_path, "killed")
-    folder = tmp_path / "killed" / str(whole["run_id"])
+    whole = finish(start(checkout, "whole"))
+    victim = start(checkout, "killed")
+    folder = checkout / "killed" / str(whole["run_id"])
     deadline = monotonic_s() + 120
     while not ((folder / "rows.jsonl").is_file() and b"\n" in (folder / "rows.jsonl").read_bytes()):
         assert victim.poll() is None, "ended before it could be killed"
@@ -58,10 +67,10 @@ def test_killed_and_given_again(tmp_path: Path) -> None:
     victim.communicate()
     assert not (folder / "record.json").exists(), "killed too late for this test to show anything"
     assert (folder / "rows.jsonl").read_bytes().count(b"\n") == 1
-    resumed = finish(start(tmp_path, "killed"))
+    resumed = finish(start(checkout, "killed"))
     assert resumed["run_id"] == whole["run_id"]
     assert (resumed["status"], resumed["already_complete"]) == ("complete", False)
-    wanted, got = rows(tmp_path / "whole" / folder.name), rows(folder)
+    wanted, got = rows(checkout / "whole" / folder.name), rows(folder)
     same = ("clip", "status", "frames", "segments", "frames_sha256", "engagement", "cache_bytes", "video")
     assert [{key: row[key] for key in same} for row in got] == [{key: row[key] for key in same} for row in wanted]
     assert not list(folder.rglob("*.partial"))

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from conftest import Recorder, Result
+from recorder import Recorder, Result
 
 GOOD = ("+model=hallo", "+accel=lcp")
 
@@ -54,7 +53,7 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*GOOD, "accel.site=up.9.9"), ("up.9.9", "up.3.2")),
     ((*GOOD, "accel._target_=lcp_bench.accel.nothing.Here"), ("lcp_bench.accel.nothing.Here", "cannot be imported")),
     ((*GOOD, "accel._target_=pathlib.Path"), ("must be a strategy class",)),
-    ((*GOOD, "sampler.eta=0.5"), ("sampler.eta=0.5", "+accel=none")),
+    ((*GOOD, "sampler.eta=0.5"), ("sampler.eta=0.5", "use sampler.eta=0")),
     (("+model=hallo", "+accel=fewer_steps", "accel.steps=41"), ("accel.steps=41", "sampler.steps=40")),
     (("+model=hallo", "+accel=none", "accel.steps=3"), ("accel=none", "'accel.steps'", "none")),
     ((*GOOD, "measure.pair=lcp"), ("measure.pair must be one of none",)),
