@@ -94,6 +94,7 @@ class Sampler:
     ) -> Tensor:
         topology = self.unet.topology
         record = [name for step in group.followers for name in self.scopes[step].reads(topology)]
+        cache.replace({})  # the older features would sit in memory through the whole key step
         prediction = self._guide(
             self.unet(
                 latents[:, None],

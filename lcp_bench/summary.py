@@ -76,7 +76,7 @@ def build_record(
         "weights": list(planned.weights.files),
         "created_utc": utc_now(),
         "wall_seconds": wall_seconds,
-        "notes": {"inputs": _input_notes(good), "repeats_equal": all(row["repeats_equal"] for row in good)},
+        "notes": {"inputs": _input_notes(good), **_repeats_equal(good)},
         **_measured(good, config.measure.bootstrap, costs.loop_tflops),
     }
     if pair is None:
@@ -160,6 +160,13 @@ def _input_notes(good: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]
     for name in ("face_source", "landmarks_source", "embedding"):
         counts[name] = dict(Counter(str(row["inputs"][name]) for row in good))
     return counts
+
+
+def _repeats_equal(good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether every clip's repeats gave the same frames; null where nothing was repeated."""
+    if not any(len(row["stages_s"]["denoise"]) > 1 for row in good):
+        return {"repeats_equal": None, "repeats_equal_reason": "no clip was generated twice; set measure.repeats"}
+    return {"repeats_equal": all(row["repeats_equal"] for row in good)}
 
 
 def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int, loop_tflops: float) -> dict[str, Any]:

@@ -293,7 +293,8 @@ def _video_stream(container: Any, picture: NDArray[np.uint8], fps: Fraction) -> 
         raise MediaError(f"yuv420p needs an even picture size, got {width}x{height}; choose an even image_size")
     stream = container.add_stream("libx264", rate=fps)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    stream.options = {"crf": "18", "preset": "veryfast"}
+    # mbtree off: with it, equal frames gave different P and B packets now and then, and bytes must repeat
+    stream.options = {"crf": "18", "preset": "veryfast", "mbtree": "0"}
     context = stream.codec_context
     context.thread_count = 1  # more threads change the bytes from run to run
     # swscale converts with the BT.601 matrix, limited range; the tags keep players from guessing BT.709 instead.

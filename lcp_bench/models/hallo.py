@@ -37,6 +37,7 @@ class HalloSize:
     Attributes:
         image_size: Side of the square frames, px; eight times the latent's side.
         channels: Widths of the UNets' levels.
+        norm_groups: Groups of the UNets' norms; a group of one channel would hide the time embedding from the layer.
         token_dim: Width of image and audio tokens.
         embedding_dim: Length of the identity embedding.
         audio_tokens: Audio tokens per frame.
@@ -48,6 +49,7 @@ class HalloSize:
 
     image_size: int
     channels: tuple[int, ...]
+    norm_groups: int
     token_dim: int
     embedding_dim: int
     audio_tokens: int
@@ -61,6 +63,7 @@ SIZES: dict[str, HalloSize] = {
     "full": HalloSize(
         image_size=512,
         channels=(320, 640, 1280, 1280),
+        norm_groups=32,
         token_dim=768,
         embedding_dim=512,
         audio_tokens=32,
@@ -72,6 +75,7 @@ SIZES: dict[str, HalloSize] = {
     "tiny": HalloSize(
         image_size=64,
         channels=(32, 64, 128, 128),
+        norm_groups=8,
         token_dim=32,
         embedding_dim=512,
         audio_tokens=8,
@@ -101,7 +105,7 @@ def size_of(name: str) -> HalloSize:
 
 def unet_configs(size: HalloSize) -> tuple[UNetConfig, UNetConfig]:
     """Configurations of the denoising and the reference UNet."""
-    shared = {"channels": size.channels, "image_token_dim": size.token_dim}
+    shared = {"channels": size.channels, "norm_groups": size.norm_groups, "image_token_dim": size.token_dim}
     denoising = UNetConfig(
         **shared,  # type: ignore[arg-type]
         audio=AudioConfig(token_dim=size.token_dim),

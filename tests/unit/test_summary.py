@@ -136,6 +136,9 @@ def test_what_the_inputs_were_and_whether_repeats_agreed() -> None:
     assert notes["inputs"]["face_source"] == {"given": 1, "found": 1}
     assert notes["inputs"]["embedding"] == {"absent": 2}
     assert notes["repeats_equal"] is False
+    once = build([good("a", 1.0)])["notes"]
+    assert once["repeats_equal"] is None
+    assert "measure.repeats" in once["repeats_equal_reason"]
 
 
 @pytest.mark.parametrize(
