@@ -126,10 +126,10 @@ class _Tracer:
             audio_tokens=size.audio_tokens,
         )
         self._token_dim = size.token_dim
-        with torch.no_grad():
-            self.bank = self.model.reference_bank(self._reference_latents(), self._image_tokens())
-        self.prepare_macs = count_macs(self._prepare)
-        self.conditions = self._prepare()
+        # every pass is traced once: counted while it makes what the next one needs
+        self._reference_macs = count_macs(self._make_bank)
+        self.prepare_macs = count_macs(self._make_conditions)
+        self._recordings: dict[tuple[str, ...], FeatureCache] = {}
 
     def _empty(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, device="meta", dtype=self.model.dtype)
@@ -140,16 +140,18 @@ class _Tracer:
     def _image_tokens(self) -> torch.Tensor:
         return self._empty(self.branches, self.shape.image_tokens, self._token_dim)
 
-    def _prepare(self) -> Conditions:
+    def _make_bank(self) -> None:
+        self.bank = self.model.reference_bank(self._reference_latents(), self._image_tokens())
+
+    def _make_conditions(self) -> None:
         levels = [(self.latent_size // 2**level) ** 2 for level in range(len(self.model.unet.config.channels))]
-        with torch.no_grad():
-            return self.model.conditions(
-                self.bank,
-                self._image_tokens(),
-                self._empty(self.shape.frames, self.shape.audio_tokens, self._token_dim),
-                [self._empty(3, 1, tokens, 1) for tokens in levels],
-                self._empty(1, self.model.unet.config.channels[0], self.latent_size, self.latent_size),
-            )
+        self.conditions: Conditions = self.model.conditions(
+            self.bank,
+            self._image_tokens(),
+            self._empty(self.shape.frames, self.shape.audio_tokens, self._token_dim),
+            [self._empty(3, 1, tokens, 1) for tokens in levels],
+            self._empty(1, self.model.unet.config.channels[0], self.latent_size, self.latent_size),
+        )
 
     def _evaluate(self, scope: Scope, cache: FeatureCache, record: tuple[str, ...] = ()) -> None:
         unet = self.model.unet
@@ -161,24 +163,28 @@ class _Tracer:
         """Both counts of one step."""
         unet = self.model.unet
         reads = scope.reads(unet.topology)
-        with FeatureCache() as cache:
-            if reads:
-                self._evaluate(full_scope(unet.topology), cache, reads)
-            executed = count_macs(lambda: self._evaluate(scope, cache))
+        cache = self._recorded(reads) if reads else FeatureCache()
+        executed = count_macs(lambda: self._evaluate(scope, cache))
         return ScopeCost(scope, reads, published_scope_macs(unet.config, self.shape, scope), executed)
 
     def cache_bytes(self, reads: tuple[str, ...]) -> int:
         """Size of the features a key step keeps."""
-        with FeatureCache() as cache:
+        return self._recorded(reads).peak_bytes
+
+    def _recorded(self, reads: tuple[str, ...]) -> FeatureCache:
+        """What a key step keeps for followers that read `reads`; meta tensors, so keeping it costs nothing."""
+        if reads not in self._recordings:
+            cache = FeatureCache()
             self._evaluate(full_scope(self.model.unet.topology), cache, reads)
-            return cache.peak_bytes
+            self._recordings[reads] = cache
+        return self._recordings[reads]
 
     def around_macs(self) -> dict[str, int]:
         """Reference network and autoencoder of a clip of one segment, whose motion frames are the portrait itself."""
         side = self.config.model.image_size
         latents = self._empty(1, 4, self.shape.frames, self.latent_size, self.latent_size)
         return {
-            "reference": count_macs(lambda: self.model.reference_bank(self._reference_latents(), self._image_tokens())),
+            "reference": self._reference_macs,
             "encode": count_macs(lambda: self.model.encode(self._empty(1, 3, side, side))),
             "decode": count_macs(lambda: self.model.decode(latents)),
         }

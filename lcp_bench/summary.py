@@ -43,7 +43,7 @@ def build_record(
         pair_reason: Why there is none.
         wall_seconds: Time of this process on the run; a resumed run counts its last process.
     """
-    config = planned.config
+    config, document = planned.config, as_document(planned.config, costs)
     wanted = {clip.id for clip in planned.clips}
     rows = [row for row in rows if row["clip"] in wanted]
     good = [row for row in rows if row["status"] == "ok"]
@@ -58,7 +58,7 @@ def build_record(
         "command_line": command_line(),
         "model": {key: getattr(config.model, key) for key in ("name", "size", "weights", "dtype", "image_size")},
         "accel": dict(config.accel),
-        "plan": _plan(config, costs),
+        "plan": _plan(document),
         "labels": {
             "weights": planned.weights.label,
             "metric_backbones": None,
@@ -69,7 +69,7 @@ def build_record(
         "pair": pair,
         "quality": None,
         "quality_reason": SEEDED if seeded else NOT_SCORED,
-        "flops": _flops(config, costs),
+        "flops": _flops(document),
         "device": device_state(planned.device),
         "versions": versions(),
         "git": git_state(),
@@ -126,14 +126,12 @@ def _echo(values: Any) -> Any:
     return tidy_paths(values) if isinstance(values, str) else values
 
 
-def _plan(config: Any, costs: CostReport) -> dict[str, Any]:
-    document = as_document(config, costs)
+def _plan(document: Mapping[str, Any]) -> dict[str, Any]:
     groups = [{key: value for key, value in group.items() if value is not None} for group in document["groups"]]
     return {"steps": document["steps"], "key_steps": document["key_steps"], "groups": groups}
 
 
-def _flops(config: Any, costs: CostReport) -> dict[str, Any]:
-    document = as_document(config, costs)
+def _flops(document: Mapping[str, Any]) -> dict[str, Any]:
     names = (
         "tflops_per_clip",
         "tflops_per_clip_unaccelerated",

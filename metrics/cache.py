@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 Arrays = dict[str, NDArray[Any]]
 LAYOUT = "1"
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +69,8 @@ def file_sha256(path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class FeatureCache:
