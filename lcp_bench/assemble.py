@@ -11,7 +11,10 @@ from torch import nn
 
 from lcp_bench.config import RunConfig
 from lcp_bench.errors import ConfigError
-from lcp_bench.models.hallo import Hallo, build_modules
+from lcp_bench.models.mini import COMPONENTS as MINI_COMPONENTS
+from lcp_bench.models.registry import assemble, kind_of
+from lcp_bench.models.shipped import SHIPPED, load_shipped, shipped_hash
+from lcp_bench.models.talking_head import TalkingHead
 from lcp_bench.models.weights.layouts import describe_hallo, load_hallo
 from lcp_bench.models.weights.seeded import apply_seeded_v1, draw_on_device, weights_identity
 
@@ -24,7 +27,7 @@ class WeightsLabel:
     """What the weights are.
 
     Attributes:
-        label: `public` or `seeded`; rows with different labels never share a table.
+        label: `public`, `mini` (trained here) or `seeded`; rows with different labels never share a table.
         identity: Text that changes whenever a weight changes; part of the run's identity.
         files: Files read, as the record lists them.
     """
@@ -61,29 +64,47 @@ def describe_weights(config: RunConfig, device: torch.device) -> WeightsLabel:
     if config.model.weights == "seeded":
         rule = _seed_rule(config)
         return WeightsLabel("seeded", weights_identity(rule, config.model.weights_seed, device))
+    if config.model.name == "mini":
+        return _describe_mini(shipped_folder(config))
     report = describe_hallo(Path(config.paths.weights))
     files = tuple({"file": file.place, "sha256": file.sha256, "bytes": file.size_bytes} for file in report.files)
     return WeightsLabel("public", report.identity, files)
 
 
-def load_model(config: RunConfig, device: torch.device) -> Hallo:
+def shipped_folder(config: RunConfig) -> Path:
+    """Where mini's weights lie: where training puts them, or the folder that the user names."""
+    return SHIPPED if config.model.checkpoint is None else Path(config.model.checkpoint)
+
+
+def _describe_mini(folder: Path) -> WeightsLabel:
+    found = [shipped_hash(folder, component) for component in MINI_COMPONENTS]
+    files = tuple({"file": path.name, "sha256": digest, "bytes": path.stat().st_size} for path, digest in found)
+    return WeightsLabel("mini", "mini:" + ",".join(digest for _, digest in found), files)
+
+
+def load_model(config: RunConfig, device: torch.device) -> TalkingHead:
     """Build the model and give it weights.
 
     Raises:
         WeightsError: Files are missing, truncated, or do not fit.
     """
     dtype = getattr(torch, config.model.dtype)
-    if config.model.weights == "checkpoint":
-        modules = build_modules(config.model.size)
+    kind = kind_of(config.model.name, config.model.size)
+    if config.model.weights == "checkpoint" and config.model.name == "mini":
+        modules = kind.build_modules(config.model.size, "meta")
+        load_shipped(modules, shipped_folder(config), device, dtype)
+    elif config.model.weights == "checkpoint":
+        modules = kind.build_modules(config.model.size, "meta")
         load_hallo(modules, Path(config.paths.weights), device, dtype)
     elif _seed_rule(config) == "seeded-v1":
         modules = _seeded_modules(config, device, dtype)
     else:
-        modules = build_modules(config.model.size)
+        modules = kind.build_modules(config.model.size, "meta")
         for name, module in modules.items():
             own = torch.float32 if name == SPEECH else dtype
             draw_on_device(module, config.model.weights_seed, device, own, component=name)
-    return Hallo(
+    return assemble(
+        config.model.name,
         modules,
         frames=config.model.frames_per_segment,
         motion_frames=config.model.motion_frames,
@@ -94,11 +115,12 @@ def load_model(config: RunConfig, device: torch.device) -> Hallo:
 
 def _seed_rule(config: RunConfig) -> str:
     """Tiny weights are drawn on the host, so that they are equal everywhere; full-size ones where they are needed."""
-    return "seeded-v1" if config.model.size == "tiny" else "seeded-device"
+    small = config.model.size == "tiny" or config.model.name == "mini"
+    return "seeded-v1" if small else "seeded-device"
 
 
 def _seeded_modules(config: RunConfig, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
-    modules = build_modules(config.model.size, "cpu")
+    modules = kind_of(config.model.name, config.model.size).build_modules(config.model.size, "cpu")
     for number, (name, module) in enumerate(modules.items()):
         tables = [key for key, _ in module.named_buffers() if key.endswith(".pe")]
         apply_seeded_v1(module, config.model.weights_seed * len(modules) + number, computed_buffers=tables)

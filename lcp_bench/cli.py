@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -29,6 +31,8 @@ from omegaconf import DictConfig, OmegaConf
 from lcp_bench import __version__
 from lcp_bench.config import RunConfig, to_run_config
 from lcp_bench.errors import ConfigError, LcpBenchError
+from lcp_bench.launch import launched, require_one_parallel_run
+from lcp_bench.measure.clock import pause
 from lcp_bench.preflight import CONFIG_NAME, Command, Groups, Job, check_command, complete_words, hydra_app
 from lcp_bench.typed import suggestion
 
@@ -71,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = any(re.fullmatch(r"\+*run\.debug=(true|yes|on|1)", word, re.IGNORECASE) for word in words)
     try:
-        return _dispatch(words)
+        with _stdout_of_the_first():
+            return _dispatch(words)
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
@@ -130,6 +135,8 @@ def _dispatch(words: list[str]) -> int:
             _inform(hydra, parser, args, config_name)
             return 0
         command = check_command(hydra, args.overrides, sweep=args.multirun, config_name=config_name)
+        runs = [(each.config.accel_name, each.plan) for each in command.jobs if each.config.run.action == "run"]
+        require_one_parallel_run(launched(), runs, sweep=command.sweep)
         if args.cfg or args.info:
             args.overrides = list(command.overrides)
             _inform(hydra, parser, args, config_name)
@@ -144,6 +151,11 @@ def _execute(hydra: Hydra, command: Command, config_name: str) -> int:
         configure_log(command.hydra_settings.job_logging, command.hydra_settings.verbose)
         return _finish([_run_here(current) for current in command.jobs], command)
     overrides = list(command.overrides)
+    if launched().rank:
+        # Without Hydra's launcher, which would write its files once more. Warnings are those of the first process too.
+        configure_log(command.hydra_settings.job_logging, command.hydra_settings.verbose)
+        logging.disable(logging.WARNING)
+        return _finish([_run_here(current) for current in command.jobs], command)
     if not command.sweep:
         return _finish([hydra.run(config_name, job, overrides).return_value], command)
     batches = hydra.multirun(config_name, job, [*overrides, "hydra.mode=MULTIRUN"])
@@ -216,6 +228,22 @@ def _exit_code(error: BaseException) -> int:
     return error.exit_code if isinstance(error, LcpBenchError) else 1
 
 
+@contextmanager
+def _stdout_of_the_first() -> Iterator[None]:
+    """Of several processes that make one run, the first alone has a stdout."""
+    if launched().rank == 0:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
 def _say(message: str) -> None:
+    """One message on stderr."""
+    rank = launched().rank
+    if rank:
+        # What is wrong for all processes of a run is said by the first; torchrun then ends this one while it waits.
+        pause(3.0)
+        message = f"rank {rank}: {message}"
     sys.stderr.write(message.rstrip() + "\n")
     sys.stderr.flush()

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lcp_bench.accel.gate import Decisions
 from lcp_bench.accel.schedule import Plan
 from lcp_bench.accel.strategy import Strategy
 from lcp_bench.config import RunConfig
-from lcp_bench.data.audio_features import wav2vec_features, window_frames
 from lcp_bench.data.inputs import ClipInputs, ModelInputSpec, prepare_clip
 from lcp_bench.data.manifest import Clip
 from lcp_bench.errors import ClipError
-from lcp_bench.generate import ClipConstants, generate_segments
+from lcp_bench.generate import generate_segments
 from lcp_bench.measure.clock import Stopwatch, synchronize
 from lcp_bench.models.features import Engagement
-from lcp_bench.models.hallo import Hallo
+from lcp_bench.models.foreground import foreground_levels
+from lcp_bench.models.talking_head import ClipConstants, TalkingHead
+from lcp_bench.parallel import Ranks
 from lcp_bench.sampling import Sampler
 from lcp_bench.schedulers import DDIM, draw_noise
 
 GENERATION_STAGES = ("encode", "reference", "denoise", "decode")
-MASK_ORDER = ("full", "face", "lip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class GeneratedClip:
         segments: Number of segments.
         engagement: Counters over all segments.
         cache_bytes: Largest feature cache.
+        decisions: What the strategy decided at run time, per segment; empty for a fixed plan.
     """
 
     frames: NDArray[np.uint8]
@@ -53,6 +55,7 @@ class GeneratedClip:
     segments: int
     engagement: Engagement
     cache_bytes: int
+    decisions: tuple[Decisions, ...] = ()
 
     @property
     def frames_sha256(self) -> str:
@@ -68,19 +71,23 @@ class ClipRunner:
         model: The model, shared between runners.
         strategy: The strategy.
         plan: Its checked plan.
+        ranks: The processes that share parallel followers; by default this one alone.
     """
 
-    def __init__(self, config: RunConfig, model: Hallo, strategy: Strategy, plan: Plan) -> None:
-        self.config, self.model, self.plan = config, model, plan
+    def __init__(
+        self, config: RunConfig, model: TalkingHead, strategy: Strategy, plan: Plan, ranks: Ranks | None = None
+    ) -> None:
+        self.config, self.model, self.plan, self.ranks = config, model, plan, ranks or Ranks()
+        scheduler = DDIM(plan.num_steps, **model.scheduler_options)
         with torch.inference_mode():
-            self.sampler = Sampler(model.unet, strategy, plan, DDIM(plan.num_steps), config.sampler.guidance_scale)
+            self.sampler = Sampler(model.unet, strategy, plan, scheduler, config.sampler.guidance_scale, self.ranks)
 
     def input_spec(self) -> ModelInputSpec:
         """What the data side must deliver."""
         model, dataset = self.config.model, self.config.dataset
         return ModelInputSpec(
             image_size=model.image_size,
-            latent_size=model.image_size // 8,
+            latent_size=model.image_size // self.model.latent_stride,
             fps=model.fps,
             frames_per_segment=model.frames_per_segment,
             face_expand_ratio=model.face_expand_ratio,
@@ -98,7 +105,7 @@ class ClipRunner:
             ClipError: The clip cannot be used, or public weights need an identity embedding that nobody gave.
         """
         inputs = prepare_clip(clip, self.input_spec())
-        if inputs.face_embedding is None and self.config.model.weights == "checkpoint":
+        if inputs.face_embedding is None and needs_embedding(self.config):
             raise ClipError(
                 "no identity embedding, and public weights depend on it; use dataset.face_detector=insightface, or "
                 "give an embedding file in pairs.csv",
@@ -106,25 +113,25 @@ class ClipRunner:
                 stage="face",
             )
         model = self.model
-        embedding = torch.zeros(model.embedding_dim) if inputs.face_embedding is None else inputs.face_embedding
-        features, _ = wav2vec_features(
-            model.modules["wav2vec"],  # type: ignore[arg-type]
-            inputs.waveform,
-            self.config.model.fps,
-            model.frames,
-        )
-        tokens = model.identity_tokens(embedding)
         guided = self.config.sampler.guidance_scale > 1
-        levels = [torch.stack(level)[..., None] for level in zip(*(inputs.masks[k] for k in MASK_ORDER), strict=True)]
-        constants = ClipConstants(
-            portrait=inputs.portrait.to(model.device),
-            image_tokens=tokens if guided else tokens[1:],
-            audio_tokens=model.audio_tokens(window_frames(features)),
-            masks=[level.to(model.device, model.dtype) for level in levels],
-            face_feature=model.face_feature(inputs.face_region),
-        )
+        constants = model.prepare(inputs, guided=guided, fps=self.config.model.fps)
+        inputs, constants = self._with_foreground(inputs, constants)
         synchronize(model.device)  # so that whoever times the preparation times all of it
         return PreparedClip(inputs, constants)
+
+    def _with_foreground(self, inputs: ClipInputs, constants: ClipConstants) -> tuple[ClipInputs, ClipConstants]:
+        """The clip's foreground at every level, if the strategy asks for it, and its share for the record."""
+        wanted = self.sampler.strategy.foreground()
+        if wanted is None:
+            return inputs, constants
+        side, count = self.input_spec().latent_size, self.input_spec().levels
+        levels = foreground_levels(
+            inputs.foreground, (side, side), count, coverage=wanted.coverage, dilation=wanted.dilation
+        )
+        ratios = [level.ratio for level in levels]
+        notes = {**inputs.notes, "foreground_ratio": ratios}
+        on_device = [level.to(self.model.device) for level in levels]
+        return replace(inputs, notes=notes), replace(constants, foreground=on_device)
 
     def generate(self, prepared: PreparedClip, on_segment: Callable[[int, int], None] | None = None) -> GeneratedClip:
         """Generate the clip's frames.
@@ -136,9 +143,11 @@ class ClipRunner:
             on_segment: Called with (segments done, segments in all).
         """
         config, model = self.config, self.model
+        self.ranks.meet(model.device)
         generator = torch.Generator().manual_seed(config.sampler.seed)
         watch = Stopwatch(model.device)
         engagement, cache_bytes, pieces = Engagement(), 0, []
+        decisions: list[Decisions] = []
         total = prepared.constants.audio_tokens.shape[0] // model.frames
         segments = generate_segments(
             model,
@@ -151,10 +160,17 @@ class ClipRunner:
             pieces.append(to_uint8(segment.frames))
             engagement.merge(segment.engagement)
             cache_bytes = max(cache_bytes, segment.cache_bytes)
+            if segment.decisions is not None:
+                decisions.append(segment.decisions)
             if on_segment is not None:
                 on_segment(number, total)
         frames = np.concatenate(pieces)[: prepared.inputs.frame_count]
-        return GeneratedClip(frames, watch.totals(), total, engagement, cache_bytes)
+        return GeneratedClip(frames, watch.totals(), total, engagement, cache_bytes, tuple(decisions))
+
+
+def needs_embedding(config: RunConfig) -> bool:
+    """Whether the weights depend on an identity embedding that must be given; random ones do not care."""
+    return config.model.name == "hallo" and config.model.weights == "checkpoint"
 
 
 def to_uint8(frames: torch.Tensor) -> NDArray[np.uint8]:

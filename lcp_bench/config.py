@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lcp_bench.errors import ConfigError
+from lcp_bench.metric_config import MetricConfig
+from lcp_bench.synthetic_config import SyntheticConfig
 from lcp_bench.typed import build, check_choices, dotted_keys, unknown_key
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ def require(condition: bool, key: str, expected: str, value: object) -> None:
 def _require_range(key: str, value: float | None, low: float, high: float) -> None:
     if value is not None:
         require(low <= value <= high, key, f"in {low}..{high}", value)
+
+
+MODEL_SIZES = {"hallo": ("full", "tiny"), "mini": ("full",)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +69,10 @@ class ModelConfig:
 
     Attributes:
         name: The model.
-        size: `full` is the published network, `tiny` the same code at laptop size.
-        weights: `checkpoint` reads the public files below `paths.weights`; `seeded` draws random ones, for speed only.
+        size: `full` is the published network, `tiny` the same code at laptop size; mini has one size, `full`.
+        weights: `checkpoint` reads trained weights: public files below `paths.weights`, for mini those of
+            its own training; `seeded` draws random ones, for speed only.
+        checkpoint: mini only: folder with weights of `python -m lcp_bench.train`; None is where that puts them.
         weights_seed: Seed of seeded weights.
         dtype: Number format of the networks.
         reference_dtype: Format that the reference features are rounded to, as upstream does it.
@@ -81,7 +88,7 @@ class ModelConfig:
         presets: Values that other groups refer to.
     """
 
-    name: Literal["hallo"]
+    name: Literal["hallo", "mini"]
     size: Literal["full", "tiny"]
     weights: Literal["checkpoint", "seeded"]
     weights_seed: int
@@ -97,6 +104,7 @@ class ModelConfig:
     motion_scale: tuple[float, float, float]
     face_expand_ratio: float
     presets: ModelPresets
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         _require_range("model.weights_seed", self.weights_seed, 0, 2**63 - 1)
@@ -108,6 +116,9 @@ class ModelConfig:
         _require_range("model.steps", self.steps, 1, 1000)
         require(all(scale >= 0 for scale in self.motion_scale), "model.motion_scale", "0 or more", self.motion_scale)
         _require_range("model.face_expand_ratio", self.face_expand_ratio, 1.0, 4.0)
+        if self.checkpoint is not None:
+            require(self.name == "mini", "model.checkpoint", "absent, only mini has one", self.checkpoint)
+            object.__setattr__(self, "checkpoint", _expand("model.checkpoint", self.checkpoint))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +157,7 @@ class DatasetConfig:
         vocal_separation: Separation of the voice from the background before the audio features.
         face_detector: Where boxes and landmarks come from: a cascade, the data set's manifest, or insightface.
         insightface_root: Folder of the user's own insightface files; only that detector reads it.
+        synthetic: What the procedural data sets draw; None for all others.
     """
 
     name: str
@@ -156,6 +168,7 @@ class DatasetConfig:
     vocal_separation: Literal["none"] = "none"
     face_detector: Literal["cascade", "manifest", "insightface"] = "cascade"
     insightface_root: str | None = None
+    synthetic: SyntheticConfig | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", _expand("dataset.root", self.root))
@@ -242,6 +255,7 @@ class RunOptions:
         limit: Number of clips; None means all.
         retry_failed: Try the failed clips of a finished run again.
         threads: CPU threads; None leaves torch's choice.
+        ranks_timeout_s: Under torchrun, how long a process waits for another one that does not come.
     """
 
     action: Literal["run", "plan"] = "run"
@@ -252,6 +266,7 @@ class RunOptions:
     limit: int | None = None
     retry_failed: bool = False
     threads: int | None = None
+    ranks_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
         _require_range("run.limit", self.limit, 1, 10**9)
@@ -269,6 +284,7 @@ class RunConfig:
         sampler: How the diffusion is sampled.
         dataset: The clips.
         measure: What is timed.
+        metric: What is scored; no part of the run's identity.
         tracker: Where records are mirrored to.
         paths: Folders.
         run: What to do.
@@ -279,11 +295,14 @@ class RunConfig:
     sampler: SamplerConfig
     dataset: DatasetConfig
     measure: MeasureConfig
+    metric: MetricConfig
     tracker: TrackerConfig
     paths: PathsConfig
     run: RunOptions
 
     def __post_init__(self) -> None:
+        sizes = MODEL_SIZES[self.model.name]
+        require(self.model.size in sizes, f"model.size of {self.model.name}", " or ".join(sizes), self.model.size)
         if self.run.action == "run" and self.model.size == "tiny" and self.model.weights == "checkpoint":
             raise ConfigError(
                 "model.size=tiny has no public checkpoint; add model.weights=seeded, or use model.size=full"

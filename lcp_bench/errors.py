@@ -42,5 +42,9 @@ class EngagementError(LcpBenchError):
     """What was computed differs from the plan; the run's numbers must not be used."""
 
 
+class RankError(LcpBenchError):
+    """Another process of the same run failed or was lost, and the run ends."""
+
+
 class StoreError(LcpBenchError):
     """A record cannot be written or read (lock held, disk full, unknown schema)."""

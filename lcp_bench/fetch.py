@@ -33,9 +33,10 @@ STAGING = ".fetch"
 DEFAULT_ROOT = Path("weights")
 
 USAGE = """\
-usage: python -m lcp_bench.fetch +model=NAME [paths.weights=FOLDER] [extras=GROUP,...] [force=true]
+usage: python -m lcp_bench.fetch [+model=NAME] [+metric=paper] [paths.weights=FOLDER] [extras=GROUP,...] [force=true]
 
   +model=NAME            one of: {models}
+  +metric=paper          the networks of the published metrics, into FOLDER/metrics
   paths.weights=FOLDER   where the files go (default: {root})
   extras=GROUP,...       optional files too: {extras}
   force=true             fetch again what is there but is not the expected file
@@ -44,12 +45,13 @@ usage: python -m lcp_bench.fetch +model=NAME [paths.weights=FOLDER] [extras=GROU
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What the command line asked for."""
+    """What the command line asked for: a model's files, those of a set of metrics, or both."""
 
-    model: str
+    model: str = ""
     root: Path = DEFAULT_ROOT
     extras: tuple[str, ...] = ()
     force: bool = False
+    metric: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +229,12 @@ def _explain(
 
 
 def parse_arguments(arguments: Iterable[str]) -> FetchRequest:
-    """Read `+model=hallo paths.weights=...` with or without plus signs.
+    """Read `+model=hallo +metric=paper paths.weights=...` with or without plus signs.
 
     Raises:
-        ConfigError: unknown or repeated key, missing model, value that is not `true` or `false`.
+        ConfigError: unknown or repeated key, neither model nor metric, value that is not `true` or `false`.
     """
-    known = ("model", "paths.weights", "extras", "force")
+    known = ("model", "metric", "paths.weights", "extras", "force")
     values: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.lstrip("+").partition("=")
@@ -243,17 +245,20 @@ def parse_arguments(arguments: Iterable[str]) -> FetchRequest:
         if key in values:
             raise ConfigError(f"{key} is given twice: {values[key]!r} and {value!r}; give it once")
         values[key] = value
-    if "model" not in values:
-        raise ConfigError(f"expected +model=NAME, one of {sorted(SOURCES)}; example: +model={min(SOURCES)}")
+    if not values.keys() & {"model", "metric"}:
+        raise ConfigError(
+            f"expected +model=NAME, one of {sorted(SOURCES)}, or +metric=paper; example: +model={min(SOURCES)}"
+        )
     if values.get("force", "false") not in ("true", "false"):
         raise ConfigError(f"expected force=true or force=false, got force={values['force']}")
     if values.get("paths.weights") == "":
         raise ConfigError("expected paths.weights=FOLDER, got an empty value")
     return FetchRequest(
-        model=values["model"],
+        model=values.get("model", ""),
         root=Path(values.get("paths.weights", DEFAULT_ROOT)).expanduser(),
         extras=tuple(filter(None, values.get("extras", "").strip("[]").replace(" ", "").split(","))),
         force=values.get("force") == "true",
+        metric=values.get("metric", ""),
     )
 
 
@@ -273,8 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     try:
-        request = parse_arguments(arguments)
-        result = fetch(request)
+        lines = _perform(parse_arguments(arguments))
     except LcpBenchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -287,8 +291,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    print(f"{request.model}: {len(result.fetched)} fetched, {len(result.kept)} already there, in {request.root}")
+    print("\n".join(lines))
     return 0
+
+
+def _perform(request: FetchRequest) -> list[str]:
+    """Fetch what is asked for; what was done, in words."""
+    lines = []
+    if request.model:
+        done = fetch(request)
+        lines.append(f"{request.model}: {len(done.fetched)} fetched, {len(done.kept)} already there, in {request.root}")
+    if request.metric:
+        # Imported here: a model's files need no torch to be fetched.
+        from lcp_bench.fetch_metrics import FOLDER, fetch_metrics
+
+        found = fetch_metrics(request.metric, request.root, force=request.force)
+        where = request.root / FOLDER
+        lines.append(f"{request.metric}: {len(found.fetched)} fetched, {len(found.kept)} already there, in {where}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -6,38 +6,20 @@ denoises the segment, and the decoder turns it into frames before the next segme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from lcp_bench.accel.gate import Decisions
 from lcp_bench.models.features import Engagement
-from lcp_bench.models.hallo import Hallo
+from lcp_bench.models.talking_head import ClipConstants, TalkingHead
 from lcp_bench.sampling import Sampler
 
 StageTimer = Callable[[str], AbstractContextManager[object]]
 """Opens a named stage: `encode`, `reference`, `denoise` or `decode`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipConstants:
-    """What is constant over a clip, on the model's device.
-
-    Attributes:
-        portrait: (3, H, W) in [-1, 1].
-        image_tokens: (branches, tokens, dim).
-        audio_tokens: (frames, tokens, dim), frames a multiple of the segment length.
-        masks: Per level, (3, 1, L, 1) in [0, 1]: full, face, lip.
-        face_feature: (1, C, h, w).
-    """
-
-    portrait: Tensor
-    image_tokens: Tensor
-    audio_tokens: Tensor
-    masks: Sequence[Tensor]
-    face_feature: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +31,18 @@ class Segment:
         latents: Final latents (1, C, frames, h, w).
         engagement: Counters of the segment.
         cache_bytes: Largest size of its feature cache.
+        decisions: What a strategy decided at run time, or None.
     """
 
     frames: Tensor
     latents: Tensor
     engagement: Engagement
     cache_bytes: int
+    decisions: Decisions | None = None
 
 
 def generate_segments(
-    model: Hallo,
+    model: TalkingHead,
     sampler: Sampler,
     constants: ClipConstants,
     draw: Callable[[tuple[int, ...]], Tensor],
@@ -90,7 +74,7 @@ def generate_segments(
 
 @torch.inference_mode()
 def _generate_segment(
-    model: Hallo,
+    model: TalkingHead,
     sampler: Sampler,
     constants: ClipConstants,
     number: int,
@@ -99,13 +83,15 @@ def _generate_segment(
     stage: StageTimer,
 ) -> Segment:
     with stage("reference"):
-        audio = constants.audio_tokens[number * model.frames : (number + 1) * model.frames]
-        bank = model.reference_bank(reference_latents, constants.image_tokens)
-        conditions = model.conditions(bank, constants.image_tokens, audio, constants.masks, constants.face_feature)
+        unread = sampler.unread_references
+        bank = model.write_reference(constants, reference_latents, unread)
+        conditions = model.segment_conditions(constants, bank, number * model.frames, unread)
+        conditions = replace(conditions, foreground=constants.foreground)
     with stage("denoise"):
         channels, height, width = reference_latents.shape[1:]
-        noise = draw((1, channels, model.frames, height, width)).to(model.device)
+        shape = (1, channels, model.frames, height, width)
+        noise = model.initial_noise(draw, shape).to(model.device)
         result = sampler.denoise(noise, conditions)
     with stage("decode"):
         frames = model.decode(result.latents)
-    return Segment(frames, result.latents, result.engagement, result.cache_bytes)
+    return Segment(frames, result.latents, result.engagement, result.cache_bytes, result.decisions)

@@ -47,6 +47,13 @@ def measure_pair(
     return block
 
 
+def assist_pair(accelerated: ClipRunner, clips: Sequence[PreparedClip], options: MeasureConfig) -> None:
+    """What another rank does meanwhile: its part of every accelerated generation; the baseline runs on one device."""
+    for prepared in clips[: options.pair_clips]:
+        for _ in range(1 + options.pair_repeats):
+            accelerated.generate(prepared)
+
+
 def _block(seconds: list[list[float]], options: MeasureConfig) -> dict[str, Any]:
     interval = ratio_interval(seconds[0], seconds[1], resamples=options.bootstrap)
     return dict(pair_block(str(options.pair), interval.as_dict(), seconds[0], seconds[1]))

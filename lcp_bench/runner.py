@@ -2,6 +2,9 @@
 
 Finished clips are never made again, a failed clip is a row with its reason and does not stop the others, and a finished
 run is only reported. The record is written last; a mirror follows it.
+
+Under torchrun several processes make one run: the first does all of this, the others do what it tells them to, which is
+to generate the same clips in step with it (`lcp_bench.parallel`), and leave before it writes the record.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +24,24 @@ from tqdm import tqdm
 
 from lcp_bench.assemble import WeightsLabel, describe_weights, load_model, resolve_device, set_precision
 from lcp_bench.cli import emit_json
-from lcp_bench.clip_runner import ClipRunner, GeneratedClip, PreparedClip
+from lcp_bench.clip_runner import ClipRunner, GeneratedClip, PreparedClip, needs_embedding
 from lcp_bench.config import RunConfig, baseline_of, build_strategy
 from lcp_bench.data.manifest import Clip, Manifest
 from lcp_bench.data.registry import load_dataset
-from lcp_bench.errors import ClipError, ConfigError, EngagementError, LcpBenchError, StoreError
-from lcp_bench.identity import run_identity
+from lcp_bench.errors import ClipError, ConfigError, LcpBenchError, RankError, StoreError
+from lcp_bench.identity import require_equal, run_identity
+from lcp_bench.launch import launched
 from lcp_bench.measure.clock import Stopwatch, monotonic_s
 from lcp_bench.measure.memory import MemoryScope
-from lcp_bench.models.hallo import Hallo
-from lcp_bench.pairing import measure_pair
+from lcp_bench.models.talking_head import TalkingHead
+from lcp_bench.open_plans import decisions_row
+from lcp_bench.pairing import assist_pair, measure_pair
+from lcp_bench.parallel import ENDS_RUN, Ranks, joined
 from lcp_bench.plan_report import CostReport, cost_report
+from lcp_bench.quality import Quality
 from lcp_bench.store import RunStore, run_id
 from lcp_bench.summary import build_record, headline
-from lcp_bench.tracker import make_tracker
+from lcp_bench.tracker import Tracker, make_tracker
 from lcp_bench.video import MediaError, write_video
 
 log = logging.getLogger(__name__)
@@ -59,7 +66,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What is known of a run before a weight is read."""
+    """What is known of a run before a weight is read; `processes` is how many make it together."""
 
     config: RunConfig
     device: torch.device
@@ -68,6 +75,7 @@ class RunPlan:
     weights: WeightsLabel
     identity: dict[str, Any]
     store: RunStore
+    processes: int = 1
 
 
 def run(config: RunConfig, overrides: Sequence[str]) -> RunSummary:
@@ -83,29 +91,71 @@ def run(config: RunConfig, overrides: Sequence[str]) -> RunSummary:
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     set_precision(config)
+    launch = launched()
+    if config.run.dry:
+        return _lead(config, overrides, Ranks(), launch.processes)
+    with joined(launch, resolve_device(config), config.run.ranks_timeout_s) as ranks:
+        if ranks.leads:
+            return _lead(config, overrides, ranks, launch.processes)
+        _assist(config, ranks)
+    return RunSummary(Path(config.paths.runs), "assisted", 0)
+
+
+def _lead(config: RunConfig, overrides: Sequence[str], ranks: Ranks, processes: int) -> RunSummary:
+    """The run, by its only process or the first of several."""
     tracker = make_tracker(config.tracker)
-    planned = plan_run(config)
+    planned = plan_run(config, processes)
+    quality = Quality(planned, overrides)
     if planned.store.is_complete() and not _wants_retry(planned):
-        log.info("run %s is complete, nothing to do", planned.store.run_id)
-        return _report(planned, planned.store.read_record(), resumed=True)
+        ranks.tell(None)
+        ranks.part()
+        return _report(planned, _score_finished(planned, quality, tracker), resumed=True)
     if config.run.dry:
         return _report_dry(planned)
     require_embeddings(planned)
+    quality.check()
     with planned.store:
-        record = _Execution(planned).perform()
+        old = planned.store.read_record()
+        record = quality.score(_Execution(planned, ranks).perform(lambda record: quality.keep(record, old)))
     tracker.mirror(record, planned.store.path, _videos(planned))
     return _report(planned, record, resumed=False)
 
 
-def plan_run(config: RunConfig) -> RunPlan:
+def _assist(config: RunConfig, ranks: Ranks) -> None:
+    """Another process than the first: it generates what it is told to, and writes nothing."""
+    orders = ranks.tell(None)
+    planned = plan_run(config, ranks.processes)  # now, because the first process has made the data set's files
+    if orders is not None:
+        require_equal(planned.identity, orders["identity"])
+        _Execution(planned, ranks).assist(orders["clips"])
+    ranks.part()
+
+
+def _score_finished(planned: RunPlan, quality: Quality, tracker: Tracker) -> Any:
+    """The record of a finished run, with the scores that are asked for and were not there."""
+    record: Any = planned.store.read_record()
+    if quality.is_done(record):
+        log.info("run %s is complete, nothing to do", planned.store.run_id)
+        return record
+    if planned.config.run.dry:
+        log.info("run %s is complete, but not scored with the %s metrics", planned.store.run_id, quality.asked_for.name)
+        return record
+    quality.check()
+    with planned.store:
+        record = quality.score(record)
+    tracker.mirror(record, planned.store.path, _videos(planned))
+    return record
+
+
+def plan_run(config: RunConfig, processes: int = 1) -> RunPlan:
     """Everything that names the run, without weights in memory."""
     device = resolve_device(config)
     weights = describe_weights(config, device)
     manifest = load_dataset(config.dataset, config.paths)
     clips = manifest.clips if config.run.limit is None else manifest.clips[: config.run.limit]
-    identity = run_identity(config, manifest, weights, device)
+    identity = run_identity(config, manifest, weights, device, processes)
     store = RunStore(config.paths.runs, run_id(identity))
-    return RunPlan(config, device, manifest, clips, weights, identity, store)
+    return RunPlan(config, device, manifest, clips, weights, identity, store, processes)
 
 
 def _wants_retry(planned: RunPlan) -> bool:
@@ -120,7 +170,7 @@ def require_embeddings(planned: RunPlan) -> None:
             name.
     """
     config = planned.config
-    if config.model.weights != "checkpoint" or config.dataset.face_detector == "insightface":
+    if not needs_embedding(config) or config.dataset.face_detector == "insightface":
         return
     without = [clip.id for clip in planned.clips if clip.embedding is None]
     if without:
@@ -133,22 +183,23 @@ def require_embeddings(planned: RunPlan) -> None:
 
 
 class _Execution:
-    """One process' work on one run, under the run's lock."""
+    """One process' work on one run; the leading one's is under the run's lock."""
 
-    def __init__(self, planned: RunPlan) -> None:
-        self.planned, self.config, self.store = planned, planned.config, planned.store
+    def __init__(self, planned: RunPlan, ranks: Ranks) -> None:
+        self.planned, self.config, self.store, self.ranks = planned, planned.config, planned.store, ranks
         self.started = monotonic_s()
         self.costs: CostReport = cost_report(self.config)
         self.accelerated: ClipRunner | None = None
-        self.model: Hallo | None = None
+        self.model: TalkingHead | None = None
 
-    def perform(self) -> dict[str, Any]:
-        """Do what is missing and write the record."""
+    def perform(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Do what is missing and write the record, after `complete` has added what an earlier record knew."""
         retry = self.config.run.retry_failed
         done = {row["clip"] for row in self.store.rows() if row["status"] == "ok" or not retry}
         missing = [clip for clip in self.planned.clips if clip.id not in done]
         if done:
             log.info("run %s goes on: %d clips done, %d to do", self.store.run_id, len(done), len(missing))
+        self.ranks.tell({"identity": self.planned.identity, "clips": [clip.id for clip in missing]})
         if missing or self.config.measure.pair:
             self._load()
         if missing:
@@ -158,17 +209,42 @@ class _Execution:
                 self._process(clip, bar)
                 bar.update()
         pair, pair_reason = self._pair()
+        self.ranks.part()
         record = build_record(
             self.planned, self.costs, self.store.rows(), pair, pair_reason, monotonic_s() - self.started
         )
+        record = complete(record)
         self.store.write_record(record)
         return record
+
+    def assist(self, wanted: Sequence[str]) -> None:
+        """Generate the clips `wanted`, and what the paired measurement needs, in step with the leading process."""
+        clips = [clip for clip in self.planned.clips if clip.id in set(wanted)]
+        if clips or self.config.measure.pair:
+            self._load()
+        if clips:
+            self._warm_up(clips)
+        for clip in clips:
+            try:
+                with self.ranks.together():
+                    prepared = self._runner.prepare(clip)
+                    for _ in range(self.config.measure.repeats):
+                        self._runner.generate(prepared)
+            except ENDS_RUN:
+                raise
+            except Exception as error:
+                log.info("clip %s failed, its row is the leading process' to write: %s", clip.id, error)
+        told = set(self.ranks.tell(None))
+        pairs = [clip for clip in self.planned.clips if clip.id in told]
+        if pairs:
+            with self.ranks.together():
+                assist_pair(self._runner, [self._runner.prepare(clip) for clip in pairs], self.config.measure)
 
     def _load(self) -> None:
         model = self.config.model
         log.info("loading %s (%s, %s weights)", model.name, model.size, model.weights)
         self.model = load_model(self.config, self.planned.device)
-        self.accelerated = ClipRunner(self.config, self.model, build_strategy(self.config), self.costs.plan)
+        self.accelerated = ClipRunner(self.config, self.model, build_strategy(self.config), self.costs.plan, self.ranks)
 
     def _progress(self, clips: Sequence[Clip]) -> tqdm[Any]:
         """A bar on a terminal, nothing elsewhere: there a line per clip is logged."""
@@ -182,7 +258,10 @@ class _Execution:
             if wanted <= 0:
                 return
             try:
-                self._runner.generate(self._runner.prepare(clip))
+                with self.ranks.together():
+                    self._runner.generate(self._runner.prepare(clip))
+            except RankError:
+                raise
             except Exception as error:
                 log.warning("warm-up on clip %s failed (%s); it gets its row when its turn comes", clip.id, error)
                 continue
@@ -196,8 +275,9 @@ class _Execution:
     def _process(self, clip: Clip, bar: tqdm[Any]) -> None:
         """Generate one clip and append its row, whatever happens to it."""
         try:
-            row = self._make(clip, bar)
-        except (ConfigError, StoreError, EngagementError):
+            with self.ranks.together():
+                row = self._make(clip, bar)
+        except ENDS_RUN:
             raise  # not this clip's fault: the whole run would fail the same way
         except Exception as error:
             row = self._failure(clip, error)
@@ -229,21 +309,23 @@ class _Execution:
 
     def _pair(self) -> tuple[dict[str, Any] | None, str]:
         options = self.config.measure
+        good = {row["clip"] for row in self.store.rows() if row["status"] == "ok"}
+        clips = [clip for clip in self.planned.clips if clip.id in good and options.pair][: options.pair_clips]
+        self.ranks.tell([clip.id for clip in clips])
         if options.pair is None:
             return None, "measure.pair is not set; measure.pair=none times the baseline interleaved"
-        assert self.model is not None
-        good = {row["clip"] for row in self.store.rows() if row["status"] == "ok"}
-        clips = [clip for clip in self.planned.clips if clip.id in good][: options.pair_clips]
         if not clips:
             return None, "no clip could be generated"
+        assert self.model is not None
         baseline_config = baseline_of(self.config)
         strategy = build_strategy(baseline_config)
         sampler = self.config.sampler
         plan = strategy.check(self.model.unet.topology, num_steps=sampler.steps, eta=sampler.eta)
         baseline = ClipRunner(baseline_config, self.model, strategy, plan)
         log.info("pairing with %s on %d clips, %d repeats", options.pair, len(clips), options.pair_repeats)
-        prepared: list[PreparedClip] = [self._runner.prepare(clip) for clip in clips]
-        return measure_pair(baseline, self._runner, prepared, options), ""
+        with self.ranks.together():
+            prepared: list[PreparedClip] = [self._runner.prepare(clip) for clip in clips]
+            return measure_pair(baseline, self._runner, prepared, options), ""
 
 
 @contextmanager
@@ -281,6 +363,7 @@ def clip_row(
         "stages_s": stages,
         "cache_bytes": first.cache_bytes,
         "engagement": first.engagement.per_layer(),
+        **({"decisions": decisions_row(first.decisions)} if first.decisions else {}),
         "inputs": prepared.inputs.notes,
     }
 

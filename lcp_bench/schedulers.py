@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 HALLO_DDIM: dict[str, object] = {
@@ -32,6 +32,10 @@ class StepScheduler(Protocol):
     """A deterministic scheduler on a fixed grid."""
 
     timesteps: tuple[float, ...]
+
+    def signal_share(self, step: int) -> float:
+        """Share of the clean latents' variance in the latents before `step` (alpha bar)."""
+        ...
 
     def apply(self, latents: Tensor, prediction: Tensor, step: int) -> Tensor:
         """Latents after `step`, given the latents before it and the network's prediction there."""
@@ -65,6 +69,10 @@ class DDIM:
         previous: Tensor = self._scheduler.step(prediction, int(self.timesteps[step]), latents, eta=0.0).prev_sample
         return previous
 
+    def signal_share(self, step: int) -> float:
+        """See `StepScheduler`."""
+        return self._alpha(self.timesteps[step])
+
     def _alpha(self, timestep: float) -> float:
         return self._last_alpha if timestep < 0 else self._alphas[int(timestep)]
 
@@ -75,6 +83,8 @@ class DDIM:
             return a * latents - s * prediction, a * prediction + s * latents
         if kind == "epsilon":
             return (latents - s * prediction) / a, prediction
+        if kind == "sample":
+            return prediction, (latents - a * prediction) / s
         raise NotImplementedError(f"prediction_type {kind!r}")
 
     def walk_with_held_noise(
@@ -96,6 +106,40 @@ class DDIM:
                 clean = (latents - math.sqrt(1 - alpha) * noise) / math.sqrt(alpha)
             landed = timestep - self._stride
             latents = _mix(clean, noise, self._alpha(landed))
+            ahead.append(latents)
+        return ahead
+
+
+class FlowMatching:
+    """Euler steps along a rectified flow (Esser et al. 2024) on diffusers' `FlowMatchEulerDiscreteScheduler`.
+
+    Noise level s mixes latents as (1 - s) clean + s noise, and the network predicts the velocity, noise - clean.
+    """
+
+    def __init__(self, num_steps: int, **options: object) -> None:
+        scheduler = FlowMatchEulerDiscreteScheduler(**options)  # type: ignore[arg-type]
+        scheduler.set_timesteps(num_steps)
+        self.timesteps: tuple[float, ...] = tuple(scheduler.timesteps.tolist())
+        self.sigmas: Tensor = scheduler.sigmas
+        self._strides: list[float] = self.sigmas.diff().tolist()
+
+    def signal_share(self, step: int) -> float:
+        """See `StepScheduler`."""
+        noise = float(self.sigmas[step])
+        return (1 - noise) ** 2 / ((1 - noise) ** 2 + noise**2)
+
+    def apply(self, latents: Tensor, prediction: Tensor, step: int) -> Tensor:
+        """One Euler step, accumulated in float32 and returned in the prediction's type."""
+        return (latents.float() + self._strides[step] * prediction).to(prediction.dtype)
+
+    def walk_with_held_noise(
+        self, key_latents: Tensor, key_prediction: Tensor, key: int, steps: Sequence[int]
+    ) -> list[Tensor]:
+        """Steps with the key's velocity: if clean latents and noise do not change, neither does their difference."""
+        latents = self.apply(key_latents, key_prediction, key)
+        ahead: list[Tensor] = []
+        for step in steps:
+            latents = self.apply(latents, key_prediction, step)
             ahead.append(latents)
         return ahead
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lcp_bench.errors import ConfigError, LcpBenchError
+from lcp_bench.metric_config import METRICS
 
-METRICS = ("fvd", "fid", "efid", "sync", "fidelity")
+SETS = ("paper", "mini")
+SEEDED = "seeded-v1"
 NEED_REFERENCE = ("fvd", "fid", "efid")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 FORMATS = ("text", "json")
@@ -37,9 +39,10 @@ class ScoreRequest:
         baseline: the same clips made without acceleration (or by anything else to compare with), or None.
         metrics: names of `METRICS`, in this order.
         left_out: metric to why it is not computed.
-        backbones: folder of weight files.
-        seeded: use networks with seeded weights instead; the scores then mean nothing.
+        metric: set of networks: `paper`, `mini`, or `seeded-v1`, whose scores mean nothing.
+        backbones: folder of weight files; None takes those that ship with the repository (`mini`).
         cache: folder of features.
+        min_clips: Fréchet distances of fewer clips are null with a reason.
     """
 
     videos: Videos
@@ -47,9 +50,10 @@ class ScoreRequest:
     baseline: Videos | None = None
     metrics: tuple[str, ...] = METRICS
     left_out: dict[str, str]
-    backbones: Path = Path(DEFAULT_BACKBONES)
-    seeded: bool = False
+    metric: str = "paper"
+    backbones: Path | None = Path(DEFAULT_BACKBONES)
     cache: Path = Path(DEFAULT_CACHE)
+    min_clips: int = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LcpBenchError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    except OSError as error:
+        sys.stderr.write(
+            f"{error.filename or 'a file'}: {error.strerror or error}; mend it and run the command again\n"
+        )
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped; run the command again to go on: features that were computed are kept\n")
         return 130
@@ -105,6 +114,8 @@ def make_request(options: Any) -> ScoreRequest:
             )
     if options.seeded and options.backbones is not None:
         raise ConfigError("expected --backbones or --seeded, got both; --seeded needs no weight files")
+    if options.seeded and options.metric != "paper":
+        raise ConfigError("expected --metric or --seeded, got both; --seeded tries the published networks' path")
     lacking = _lacking(reference is not None, baseline is not None)
     asked = None if options.metrics is None else parse_metrics(options.metrics)
     refused = [name for name in asked or () if name in lacking]
@@ -116,10 +127,16 @@ def make_request(options: Any) -> ScoreRequest:
         baseline=baseline,
         metrics=asked or tuple(name for name in METRICS if name not in lacking),
         left_out={} if asked else lacking,
-        backbones=Path(options.backbones or DEFAULT_BACKBONES).expanduser(),
-        seeded=options.seeded,
+        metric=SEEDED if options.seeded else options.metric,
+        backbones=_backbones(options),
         cache=Path(options.cache).expanduser(),
     )
+
+
+def _backbones(options: Any) -> Path | None:
+    default = None if options.metric == "mini" else DEFAULT_BACKBONES
+    chosen = options.backbones or default
+    return None if chosen is None else Path(chosen).expanduser()
 
 
 def _lacking(has_reference: bool, has_baseline: bool) -> dict[str, str]:
@@ -210,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reference", metavar="VIDEOS", help="folder of the real videos: FVD, FID, E-FID, floor")
     parser.add_argument("--baseline", metavar="VIDEOS", help="folder to compare with: paired differences, fidelity")
     parser.add_argument("--metrics", metavar="NAMES", help=f"of {','.join(METRICS)} (default: all that are possible)")
+    parser.add_argument("--metric", choices=SETS, default="paper", help="published networks, or the repository's small")
     parser.add_argument("--backbones", metavar="DIR", help=f"folder of weight files (default: {DEFAULT_BACKBONES})")
     parser.add_argument("--seeded", action="store_true", help="try the path without weight files; numbers are void")
     parser.add_argument("--cache", metavar="DIR", default=DEFAULT_CACHE, help="features (default: %(default)s)")

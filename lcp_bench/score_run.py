@@ -1,51 +1,35 @@
-"""Scores of a folder of videos: which networks they need, what they are compared with, and their floor."""
+"""Scores of sets of videos: what they are compared with, their paired differences, and their floor."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from lcp_bench.metric_sets import (
+    NEEDED,
+    SEEDED,
+    SEEDED_WARNING,
+    against_ground_truth,
+    check_set,
+    metric_set,
+    not_computed,
+)
 from lcp_bench.score import ScoreRequest, Videos
 from metrics.cache import FeatureCache
 from metrics.efid import Efid
-from metrics.environment import torchvision_conflict
 from metrics.errors import MetricError
-from metrics.faces import BoxFinder, LandmarkFinder, s3fd_finder
-from metrics.fid import Fid
 from metrics.fidelity import Fidelity
-from metrics.frechet import Array
-from metrics.fvd import Fvd
+from metrics.intervals import Interval
 from metrics.metric import ClipMetric, FeatureSet, Files, FrechetMetric, Metric
-from metrics.protocol import FidelityProtocol, Protocol, SyncProtocol
+from metrics.protocol import Protocol
 from metrics.score import Score
-from metrics.sync import Sync
-from metrics.weights import BACKBONES, Loaded, find_file, load_backbone
+
+__all__ = ["NEEDED", "SEEDED", "SEEDED_WARNING", "ScoreReport", "ScoreRow", "score_set", "score_videos"]
 
 log = logging.getLogger(__name__)
 
-SEEDED = "seeded-v1"
-SEED = 0
-SEEDED_WARNING = (
-    "SEEDED BACKBONES: these numbers mean nothing except that the path from video to score works. Do not compare, "
-    "average or publish them."
-)
-NEEDED: dict[str, tuple[str, ...]] = {
-    "fvd": ("i3d_videogpt",),
-    "fid": ("fid_inception",),
-    "efid": ("recon_resnet50",),
-    "sync": ("syncnet", "s3fd"),
-    "fidelity": ("lpips_alex",),
-}
-FLOOR_NOTE = (
-    "real against real, one half of the clips against the other: what equal distributions score at this n; with more "
-    "clips the floor is lower"
-)
+FLOOR_NOTE = "real against real: what equal distributions score at this n; with more clips the floor is lower"
 LANDMARK_NOTE = (
     "the five points are estimated from the face's box: compare E-FID only with scores of the same protocol hash, "
     "never with published values"
@@ -87,138 +71,64 @@ def score_videos(request: ScoreRequest) -> ScoreReport:
     Raises:
         MetricError: weight files are missing or wrong, torchvision breaks this environment, features cannot be kept.
     """
-    conflict = torchvision_conflict()
-    if conflict is not None:
-        raise MetricError(conflict)
-    nets, left_out = _networks(request)
-    rows: list[ScoreRow] = []
-    protocols: dict[str, Protocol] = {}
-    for metric_name in request.metrics:
-        for metric, against in _metrics(metric_name, nets, request):
-            protocols[metric.protocol.hash] = metric.protocol
-            rows += _scores(metric, against, request)
+    try:
+        check_set(request.metric, request.metrics, request.backbones)
+    except MetricError as error:
+        raise MetricError(
+            f"{error}\nor name another folder with --backbones DIR; --metrics chooses what is computed (fidelity alone "
+            "gives PSNR and SSIM without any file); --metric mini takes the small networks of this repository; "
+            "--seeded tries the path with numbers that mean nothing"
+        ) from error
+    metrics = metric_set(request.metric, request.metrics, request.backbones)
+    left_out = request.left_out | not_computed(request.metric, request.metrics, request.backbones)
+    rows, protocols = score_set(metrics, request)
     folders = {"videos": request.videos, "reference": request.reference, "baseline": request.baseline}
     counts = {name: len(videos) for name, videos in folders.items() if videos is not None}
-    return ScoreReport(tuple(rows), protocols, counts, left_out, (SEEDED_WARNING,) if request.seeded else ())
+    warnings = (SEEDED_WARNING,) if request.metric == SEEDED else ()
+    return ScoreReport(tuple(rows), protocols, counts, left_out, warnings)
 
 
-# Networks
+def score_set(metrics: Mapping[str, Metric], request: ScoreRequest) -> tuple[list[ScoreRow], dict[str, Protocol]]:
+    """All scores of some metrics, and their protocols by hash.
+
+    Args:
+        metrics: name to metric; the request's own `metrics` and `metric` are not read.
+        request: the videos, the cache, and how many clips a Fréchet distance needs.
+
+    Raises:
+        MetricError: features cannot be kept.
+    """
+    rows: list[ScoreRow] = []
+    protocols: dict[str, Protocol] = {}
+    for metric in metrics.values():
+        for each, against in _comparisons(metric, request):
+            protocols[each.protocol.hash] = each.protocol
+            rows += [
+                ScoreRow(row.of, _enough(row.score, each, request.min_clips)) for row in _scores(each, against, request)
+            ]
+    return rows, protocols
 
 
-def _networks(request: ScoreRequest) -> tuple[dict[str, Loaded[Any]], dict[str, str]]:
-    """All networks, loaded before the first feature so that a wrong file shows at once, and what is left out."""
-    names = [name for metric in request.metrics for name in NEEDED[metric]]
-    left_out = dict(request.left_out)
-    if request.seeded:
-        log.warning(SEEDED_WARNING)
-        return {name: _seeded(name) for name in names if name != "s3fd"}, left_out
-    missing = _missing(names, request.backbones)
-    if names == missing == ["lpips_alex"]:  # PSNR and SSIM need no file
-        left_out["lpips"] = f"needs {_files('lpips_alex')} in {request.backbones}, from {_source('lpips_alex')}"
-        return {}, left_out
-    if missing:
-        raise MetricError(_explain(request, missing))
-    return {name: load_backbone(name, request.backbones) for name in names}, left_out
+def _comparisons(metric: Metric, request: ScoreRequest) -> list[tuple[Metric, Videos | None]]:
+    """The metric with the videos that its clips are paired with: two comparisons for fidelity, else one with none."""
+    if not isinstance(metric, Fidelity):
+        return [(metric, None)]
+    found: list[tuple[Metric, Videos | None]] = []
+    if request.baseline is not None:
+        found.append((metric, request.baseline))
+    if request.reference is not None:
+        truth = against_ground_truth(metric)
+        truth.protocol = replace(truth.protocol, bootstrap=metric.protocol.bootstrap)
+        found.append((truth, request.reference))
+    return found
 
 
-def _seeded(name: str) -> Loaded[Any]:
-    import torch
-
-    from lcp_bench.models.weights.seeded import apply_seeded_v1
-
-    with torch.device("meta"):
-        module = BACKBONES[name].build()
-    for key, tensor in module.state_dict().items():
-        if not tensor.is_floating_point():  # counters of batch norms, which nothing reads in eval mode
-            owner, _, last = key.rpartition(".")
-            module.get_submodule(owner).register_buffer(last, torch.zeros(tensor.shape, dtype=tensor.dtype))
-    apply_seeded_v1(module, SEED)
-    return Loaded.of(module, name, f"{SEEDED}:{SEED}", SEEDED)
-
-
-def _missing(names: list[str], folder: Path) -> list[str]:
-    missing = []
-    for name in names:
-        try:
-            find_file(name, folder)
-        except MetricError:
-            missing.append(name)
-    return missing
-
-
-def _explain(request: ScoreRequest, missing: list[str]) -> str:
-    """One message for all weight files that are not there."""
-    folder = request.backbones
-    lines = [
-        f"{len(missing)} weight files are not in {folder.absolute()}; nothing is downloaded while scoring. Put each "
-        "there under its published name:"
-    ]
-    for name in missing:
-        file = BACKBONES[name].file
-        users = [metric for metric in request.metrics if name in NEEDED[metric]]
-        lines += [f"  {folder / file.names[0]}", f"      {name}, for {', '.join(users)}", f"      {file.source}"]
-        if len(file.names) > 1:
-            lines.append(f"      also found as {', '.join(file.names[1:])}")
-        if file.sha256:
-            lines.append(f"      SHA-256 {file.sha256}{'' if len(file.sha256) == 64 else ' ... (first digits)'}")
-        elif file.git_blob:
-            lines.append(f"      git blob {file.git_blob}")
-    lines.append(
-        "or name another folder with --backbones DIR; --metrics chooses what is computed (fidelity alone gives PSNR "
-        "and SSIM without any file); --seeded tries the path with numbers that mean nothing"
-    )
-    return "\n".join(lines)
-
-
-def _files(name: str) -> str:
-    return " or ".join(BACKBONES[name].file.names)
-
-
-def _source(name: str) -> str:
-    return BACKBONES[name].file.source
-
-
-# Metrics
-
-
-def _metrics(name: str, nets: Mapping[str, Loaded[Any]], request: ScoreRequest) -> list[tuple[Metric, Videos | None]]:
-    """The metrics of one name, each with the videos that its clips are paired with (fidelity only)."""
-    if name == "fidelity":
-        net = nets.get("lpips_alex")
-        found: list[tuple[Metric, Videos | None]] = []
-        if request.baseline is not None:
-            found.append((Fidelity(net, FidelityProtocol(against="unaccelerated")), request.baseline))
-        if request.reference is not None:
-            found.append((Fidelity(net, FidelityProtocol(against="ground truth")), request.reference))
-        return found
-    makers: dict[str, Callable[[], Metric]] = {
-        "fvd": lambda: Fvd(nets["i3d_videogpt"]),
-        "fid": lambda: Fid(nets["fid_inception"]),
-        "efid": lambda: Efid(nets["recon_resnet50"], LandmarkFinder("cascade, points from its box", _cascade_points)),
-        "sync": lambda: Sync(nets["syncnet"], _boxes(nets.get("s3fd"))),
-    }
-    return [(makers[name](), None)]
-
-
-def _boxes(net: Loaded[Any] | None) -> BoxFinder:
-    """S3FD; without it (seeded, it would see no faces) the project's own cascade stands in."""
-    return BoxFinder("cascade", _cascade_boxes) if net is None else s3fd_finder(net, SyncProtocol())
-
-
-def _cascade_boxes(image: NDArray[np.uint8]) -> Array:
-    from lcp_bench.data.faces import detect_faces
-
-    return np.array([[*face.box, face.support] for face in detect_faces(image)], dtype=np.float64).reshape(-1, 5)
-
-
-def _cascade_points(image: NDArray[np.uint8]) -> Array | None:
-    from lcp_bench.data.faces import detect_faces
-
-    faces = detect_faces(image)
-    return faces[0].landmarks5 if faces else None
-
-
-# Scores
+def _enough(score: Score, metric: Metric, min_clips: int) -> Score:
+    """A Fréchet distance of too few clips becomes null: its number would say little but how few they are."""
+    if not isinstance(metric, FrechetMetric) or score.value is None or score.n >= min_clips:
+        return score
+    reason = f"n = {score.n} clips, and a Fréchet distance of fewer than {min_clips} is not given (metric.min_clips)"
+    return replace(score, value=None, interval=Interval(None, None, reason=reason), reason=reason)
 
 
 def _scores(metric: Metric, against: Videos | None, request: ScoreRequest) -> list[ScoreRow]:

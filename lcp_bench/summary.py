@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lcp_bench.clip_runner import GENERATION_STAGES
 from lcp_bench.measure.clock import STAGES, utc_now
-from lcp_bench.measure.device import device_state
+from lcp_bench.measure.device import across, device_state
 from lcp_bench.measure.memory import worst
 from lcp_bench.measure.statistics import mean_interval
+from lcp_bench.open_plans import after_the_fact
 from lcp_bench.plan_report import CostReport, as_document
 from lcp_bench.provenance import command_line, git_state, tidy_paths, versions
+from lcp_bench.quality_block import short
 from lcp_bench.record import RECORD_SCHEMA
 
 if TYPE_CHECKING:
@@ -43,10 +47,12 @@ def build_record(
         pair_reason: Why there is none.
         wall_seconds: Time of this process on the run; a resumed run counts its last process.
     """
-    config, document = planned.config, as_document(planned.config, costs)
+    config = planned.config
     wanted = {clip.id for clip in planned.clips}
     rows = [row for row in rows if row["clip"] in wanted]
     good = [row for row in rows if row["status"] == "ok"]
+    costs = after_the_fact(costs, good)
+    document = as_document(config, costs)
     failed = [{key: row[key] for key in ("clip", "stage", "reason")} for row in rows if row["status"] == "failed"]
     seeded = planned.weights.label == "seeded"
     record: dict[str, Any] = {
@@ -69,14 +75,14 @@ def build_record(
         "pair": pair,
         "quality": None,
         "quality_reason": SEEDED if seeded else NOT_SCORED,
-        "flops": _flops(document),
-        "device": device_state(planned.device),
+        "flops": {**_flops(document), **_bound_across(costs, document, planned.processes)},
+        "device": across(device_state(planned.device), planned.processes),
         "versions": versions(),
         "git": git_state(),
         "weights": list(planned.weights.files),
         "created_utc": utc_now(),
         "wall_seconds": wall_seconds,
-        "notes": {"inputs": _input_notes(good), **_repeats_equal(good)},
+        "notes": {"inputs": _input_notes(good), **_repeats_equal(good), **_foreground(good)},
         **_measured(good, config.measure.bootstrap, costs.loop_tflops),
     }
     if pair is None:
@@ -102,7 +108,7 @@ def headline(record: Mapping[str, Any]) -> dict[str, Any]:
         "speedup": pair["ratio"] if pair else None,
         "speedup_interval": [pair["low"], pair["high"]] if pair else None,
         "speedup_bound": record["flops"]["speedup_bound"] if record["flops"] else None,
-        "quality": record["quality"],
+        "quality": short(record["quality"], ("videos",)),
         "quality_reason": record.get("quality_reason"),
     }
 
@@ -128,7 +134,9 @@ def _echo(values: Any) -> Any:
 
 def _plan(document: Mapping[str, Any]) -> dict[str, Any]:
     groups = [{key: value for key, value in group.items() if value is not None} for group in document["groups"]]
-    return {"steps": document["steps"], "key_steps": document["key_steps"], "groups": groups}
+    opened = ("decided_at_run_time", "decided")
+    known = {name: document[name] for name in opened if name in document}
+    return {"steps": document["steps"], "key_steps": document["key_steps"], "groups": groups, **known}
 
 
 def _flops(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,6 +150,20 @@ def _flops(document: Mapping[str, Any]) -> dict[str, Any]:
         "frames_per_clip",
     )
     return {name: document[name] for name in names}
+
+
+def _bound_across(costs: CostReport, document: Mapping[str, Any], processes: int) -> dict[str, float]:
+    """Where several processes share followers: the bound by the work of the busiest one, beside that of one device."""
+    if processes == 1:
+        return {}
+    own = document["tflops_per_clip"]["executed"]
+    for group in costs.plan.groups:
+        for name, alike in groupby(group.followers if group.parallel else (), key=costs.scope_of.__getitem__):
+            count = len(list(alike))
+            spared = count - math.ceil(count / processes)
+            own -= spared * document["scopes"][name]["tflops_per_step"]["executed"]
+    bound = document["tflops_per_clip_unaccelerated"]["executed"] / own
+    return {"speedup_bound": bound, "speedup_bound_one_device": document["speedup_bound"]}
 
 
 def _dataset_label(planned: RunPlan) -> str:
@@ -165,6 +187,14 @@ def _repeats_equal(good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not any(len(row["stages_s"]["denoise"]) > 1 for row in good):
         return {"repeats_equal": None, "repeats_equal_reason": "no clip was generated twice; set measure.repeats"}
     return {"repeats_equal": all(row["repeats_equal"] for row in good)}
+
+
+def _foreground(good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """True share of the foreground in the finest map, where the strategy restricts attention to it."""
+    ratios = [row["inputs"]["foreground_ratio"][0] for row in good if "foreground_ratio" in row["inputs"]]
+    if not ratios:
+        return {}
+    return {"foreground_ratio": {"mean": _mean(ratios), "low": min(ratios), "high": max(ratios), "n": len(ratios)}}
 
 
 def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int, loop_tflops: float) -> dict[str, Any]:
@@ -191,7 +221,8 @@ def _engagement(good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for row in good:
         for kind, counts in row["engagement"].items():
             for name, count in counts.items():
-                totals[kind][name] = totals[kind].get(name, 0) + count
+                per_name = totals.setdefault(kind, {})
+                per_name[name] = per_name.get(name, 0) + count
     return {**totals, "segments": sum(row["segments"] for row in good), "equals_plan": True}
 
 

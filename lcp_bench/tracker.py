@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from lcp_bench.errors import ConfigError
+from lcp_bench.quality_block import short
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +154,12 @@ def make_tracker(settings: TrackerSettings) -> Tracker:
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record's headline numbers, flat, with `/` between levels; no samples, no echo of the configuration."""
-    names = ("status", "status_reason", "labels", "clips", "speed", "pair", "quality", "flops", "memory", "cache_bytes")
-    rest = ("created_utc", "wall_seconds", "device", "git")
+    names = ("status", "status_reason", "labels", "clips", "speed", "pair", "flops", "memory", "cache_bytes")
+    rest = ("created_utc", "wall_seconds", "device", "git", "quality_reason")
     flat: dict[str, Any] = {}
     for name in (*names, *rest):
         _flatten(record.get(name), name, flat)
+    _flatten(short(record["quality"]), "quality", flat)
     for stage, samples in (record["timings"] or {}).items():
         flat[f"timings/{stage}_total_s"] = sum(samples)
     return flat

@@ -6,7 +6,7 @@ from lcp_bench.errors import LcpBenchError
 
 GAP_REASONS = (
     *("missing", "undecodable", "frame rate", "too short", "no sound", "no face", "no face track"),
-    *("frames differ", "sizes differ"),
+    *("frames differ", "sizes differ", "too small"),
 )
 
 

@@ -51,7 +51,8 @@ class Fidelity(ClipMetric):
         """`psnr` (dB), `ssim` and, with a network, `lpips`: float64 (frames,).
 
         Raises:
-            VideoGap: undecodable, another frame rate, or videos that differ in frames or size.
+            VideoGap: undecodable, another frame rate, videos that differ in frames or size, or smaller than SSIM's
+                window.
             MetricError: not two files.
         """
         if len(files) != 2:
@@ -68,6 +69,12 @@ class Fidelity(ClipMetric):
                 f"{files[0].name} is {first.shape[2]} x {first.shape[1]}, {files[1]} is {second.shape[2]} x "
                 f"{second.shape[1]} pixels",
                 reason="sizes differ",
+            )
+        if min(first.shape[1:3]) < len(pixels.WINDOW):
+            raise VideoGap(
+                f"{files[0].name} is {first.shape[2]} x {first.shape[1]} pixels, SSIM's window needs "
+                f"{len(pixels.WINDOW)} x {len(pixels.WINDOW)}",
+                reason="too small",
             )
         parts = [self._part(first[i : i + self.batch], second[i : i + self.batch]) for i in _starts(first, self.batch)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,7 +96,10 @@ class Metric(ABC):
         for path in files:
             if not path.is_file():
                 return Gap("missing", f"expected a video at {path}, found none")
-        hashes = tuple(file_sha256(path) for path in files)
+        try:
+            hashes = tuple(file_sha256(path) for path in files)
+        except OSError as error:
+            return Gap("undecodable", f"{error.filename} cannot be read ({error.strerror or error})")
         key = CacheKey(hashes, self.protocol.feature_hash, self.protocol.weights_hash)
         stored = None if cache is None else cache.read(key)
         if stored is not None:
@@ -208,20 +211,24 @@ class FrechetMetric(Metric):
     def floor(self, reference: FeatureSet) -> Score:
         """Distance of the first half of the real clips to the second half: what equal distributions score at that n.
 
-        It belongs to scores of n clips where n is the size of a half; with fewer clips every distance is larger.
+        Its `n` is the size of a half, and its notes say so. It belongs to scores of that n; with fewer clips every
+        distance is larger.
         """
         _require_own(self.protocol, reference)
         clips = sorted(reference.arrays)
         half = len(clips) // 2
         blocks = [self.rows(reference.arrays[clip], reference.arrays[clip])[0] for clip in clips]
         left, right = blocks[:half], blocks[half : 2 * half]
-        return self._score(
+        score = self._score(
             f"{self.protocol.metric}_floor",
             reference,
             reference,
             left,
             right,
             lambda drawn: _distance(left, right, drawn, self.unbiased),
+        )
+        return replace(
+            score, notes=(*score.notes, f"n = {half}: {half} of {len(clips)} real clips against {half} others")
         )
 
     def difference(self, run: FeatureSet, baseline: FeatureSet, reference: FeatureSet) -> Score:

@@ -6,7 +6,7 @@ Steps are numbered in sampling order, 0 is the noisiest. A *group* is one key st
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,19 @@ class Group:
 class Plan:
     """The groups that cover all steps of one sampling run, in order.
 
+    Attributes:
+        num_steps: Steps of the run.
+        groups: Key steps and their followers.
+        open: Whether which steps are key is decided while a segment is denoised; the groups are then the cheapest case,
+            and the dearest one is that every step is key.
+
     Raises:
         ConfigError: The groups are not a partition of `range(num_steps)` in order.
     """
 
     num_steps: int
     groups: tuple[Group, ...]
+    open: bool = False
 
     def __post_init__(self) -> None:
         covered = [step for group in self.groups for step in (group.key, *group.followers)]
@@ -50,6 +57,11 @@ class Plan:
     def key_steps(self) -> tuple[int, ...]:
         """Steps that evaluate the full network."""
         return tuple(group.key for group in self.groups)
+
+    @property
+    def followers(self) -> tuple[int, ...]:
+        """Steps that reuse features."""
+        return tuple(step for group in self.groups for step in group.followers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +155,17 @@ def grouped_plan(config: ScheduleConfig, num_steps: int, *, parallel: bool) -> P
         ConfigError: The key steps do not fit, or a group exceeds `max_followers`.
     """
     keys = resolve_key_steps(config, num_steps)
-    ends = (*keys[1:], num_steps)
-    groups = tuple(_group(key, end, parallel) for key, end in zip(keys, ends, strict=True))
-    largest = max(len(group.followers) for group in groups)
+    plan = plan_of_keys(keys, num_steps, parallel=parallel)
+    largest = max(len(group.followers) for group in plan.groups)
     if config.max_followers is not None and largest > config.max_followers:
         raise ConfigError(
             f"{len(keys)} key steps of {num_steps} leave a group with {largest} followers, but "
             f"accel.schedule.max_followers={config.max_followers}; add key steps or raise the limit"
         )
-    return Plan(num_steps, groups)
+    return plan
+
+
+def plan_of_keys(keys: Sequence[int], num_steps: int, *, parallel: bool = False) -> Plan:
+    """Plan of rising key steps from 0 on, in which the steps between two of them follow the first."""
+    ends = (*keys[1:], num_steps)
+    return Plan(num_steps, tuple(_group(key, end, parallel) for key, end in zip(keys, ends, strict=True)))

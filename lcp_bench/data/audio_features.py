@@ -104,3 +104,45 @@ def window_frames(features: torch.Tensor, radius: int = 2) -> torch.Tensor:
     offsets = torch.arange(-radius, radius + 1, device=features.device)
     indices = (torch.arange(frames, device=features.device)[:, None] + offsets).clamp(0, frames - 1)
     return features[indices]
+
+
+MEL_HOPS = 4
+"""Spectrogram columns per video frame: 10 ms each at 25 fps."""
+MEL_BANDS = 26
+MEL_WINDOW = 400
+"""Samples per column, 25 ms."""
+LOG_MEL_MEAN, LOG_MEL_SPREAD = -6.0, 3.0
+"""Typical natural logarithm of the band power of speech, and its spread: brings the features near N(0, 1)."""
+
+
+def log_mel_features(waveform: NDArray[np.float32], fps: float, frames_per_segment: int) -> tuple[torch.Tensor, int]:
+    """Log-mel spectrogram columns of every video frame, the sound features of the mini model.
+
+    Args:
+        waveform: (samples,) float32 mono at 16 kHz in [-1, 1].
+        fps: Video frames per second.
+        frames_per_segment: Frames that the denoiser takes at once.
+
+    Returns:
+        float32 (padded frames, `MEL_HOPS`, `MEL_BANDS`), and the number of frames before padding with silence.
+
+    Raises:
+        ValueError: The sound is empty or not mono.
+    """
+    from transformers.audio_utils import mel_filter_bank
+
+    if waveform.ndim != 1 or waveform.size == 0:
+        raise ValueError(f"expected a non-empty mono waveform (samples,), got shape {waveform.shape}")
+    frames = count_frames(waveform.size, fps)
+    columns = pad_to_segments(frames, frames_per_segment) * MEL_HOPS
+    hop = SAMPLE_RATE_HZ / fps / MEL_HOPS
+    # Each column is centred in its share of the frame.
+    starts = np.round((np.arange(columns) + 0.5) * hop).astype(int)
+    padded = np.zeros(starts[-1] + MEL_WINDOW, dtype=np.float32)
+    kept = min(waveform.size, padded.size - MEL_WINDOW // 2)
+    padded[MEL_WINDOW // 2 : MEL_WINDOW // 2 + kept] = waveform[:kept]
+    pieces = padded[starts[:, None] + np.arange(MEL_WINDOW)] * np.hanning(MEL_WINDOW).astype(np.float32)
+    power = np.abs(np.fft.rfft(pieces, n=512, axis=1)) ** 2
+    bank = mel_filter_bank(257, MEL_BANDS, 60.0, 7600.0, SAMPLE_RATE_HZ, norm=None, mel_scale="htk")
+    logs = (np.log(power @ bank + 1e-5) - LOG_MEL_MEAN) / LOG_MEL_SPREAD
+    return torch.from_numpy(logs.astype(np.float32)).unflatten(0, (-1, MEL_HOPS)), frames

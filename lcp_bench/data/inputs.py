@@ -72,7 +72,10 @@ class ClipInputs:
         masks: "full" (outside of the face), "face", "lip" to one (1, L_l) in [0, 1] per level, finest first.
         waveform: float32 (samples,), 16 kHz mono in [-1, 1], not normalised.
         frame_count: Frames of the result, before padding to whole segments.
-        notes: Facts for the record: `face_source`, `landmarks_source`, `embedding`, `portrait_size`.
+        foreground: The portrait's foreground for strategies that restrict attention to it: (H, W) in [0, 1], any size;
+            by default the face region, i.e. the widened face box. A face parser's mask can stand here instead.
+        notes: Facts for the record: `face_source`, `landmarks_source`, `embedding`, `foreground_source`,
+            `portrait_size`.
     """
 
     clip: Clip
@@ -82,6 +85,7 @@ class ClipInputs:
     masks: dict[str, tuple[torch.Tensor, ...]]
     waveform: NDArray[np.float32]
     frame_count: int
+    foreground: torch.Tensor
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -116,18 +120,21 @@ def prepare_clip(clip: Clip, spec: ModelInputSpec) -> ClipInputs:
     )
     masks = attention_masks(rectangles, spec.latent_size, spec.levels)
     embedding, embedding_source = _embedding(clip, face)
+    region = torch.from_numpy(face_region(rectangles, spec.image_size))
     return ClipInputs(
         clip=clip,
         portrait=portrait_tensor(image, spec.image_size),
         face_embedding=embedding,
-        face_region=torch.from_numpy(face_region(rectangles, spec.image_size)),
+        face_region=region,
         masks={name: tuple(torch.from_numpy(each) for each in levels) for name, levels in masks.items()},
         waveform=waveform,
         frame_count=count_frames(waveform.size, spec.fps, spec.sample_rate),
+        foreground=region[0],
         notes={
             "face_source": face.source,
             "landmarks_source": _landmarks_source(clip, face),
             "embedding": embedding_source,
+            "foreground_source": "face region",
             "portrait_size": [width, height],
         },
     )

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 PATH_FIELDS = ("image", "video", "audio", "embedding")
 HASHED_FIELDS = {
     "image": "image_sha256",
-    "video": "image_sha256",
+    "video": "video_sha256",
     "audio": "audio_sha256",
     "embedding": "embedding_sha256",
 }
@@ -34,7 +34,7 @@ class Clip:
     Attributes:
         id: Stable, unique, safe as a file name.
         image: Portrait file; None for a talking clip.
-        video: Talking clip whose first frame is the portrait; None for a pair.
+        video: Talking clip whose first frame is the portrait; None for a pair. Beside a portrait, the real video.
         audio: Driving speech; equals `video` for a talking clip.
         image_sha256: Hash of the portrait's (or talking clip's) file; None if it was missing.
         audio_sha256: Hash of the speech file; None if it was missing.
@@ -47,6 +47,7 @@ class Clip:
         box_source: Who gave the box: `given`, `landmarks`, or a detector's name.
         lip_box: Lip box x0, y0, x1, y1 in pixels, where known.
         embedding_sha256: Hash of the embedding's file.
+        video_sha256: Hash of the video's file where there is a portrait beside it; None without one.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Clip:
     box_source: str | None = None
     lip_box: tuple[float, float, float, float] | None = None
     embedding_sha256: str | None = None
+    video_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,8 @@ def _check_files(manifest: Manifest, advice: str) -> None:
     for clip in manifest.clips:
         for field, hash_field in HASHED_FIELDS.items():
             if (file := getattr(clip, field)) is not None:
-                _compare(file, getattr(clip, hash_field), seen, advice)
+                alone = field == "video" and clip.image is None
+                _compare(file, clip.image_sha256 if alone else getattr(clip, hash_field), seen, advice)
 
 
 def _compare(file: str, expected: str | None, seen: dict[str, str | None], advice: str) -> None:
@@ -220,6 +223,7 @@ def with_hashes(clip: Clip) -> Clip:
         image_sha256=file_hash(portrait) if portrait else None,
         audio_sha256=file_hash(clip.audio),
         embedding_sha256=file_hash(clip.embedding) if clip.embedding else None,
+        video_sha256=file_hash(clip.video) if clip.image and clip.video else None,
     )
 
 
@@ -255,6 +259,8 @@ def _relative(clip: Clip, root: Path) -> dict[str, Any]:
     for field in PATH_FIELDS:
         if record[field] is not None and Path(record[field]).is_relative_to(root):
             record[field] = Path(record[field]).relative_to(root).as_posix()
+    if record["video_sha256"] is None:
+        del record["video_sha256"]  # so that manifests without it keep the hash that they had before it existed
     return json.loads(_json(record))  # type: ignore[no-any-return]
 
 

@@ -9,6 +9,7 @@ from lcp_bench.data.demo import load_demo
 from lcp_bench.data.folder import FolderOptions, load_folder
 from lcp_bench.data.manifest import Manifest
 from lcp_bench.data.prepared import PREPARED, load_prepared
+from lcp_bench.data.synthetic.dataset import NAMES, load_synthetic
 from lcp_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +42,21 @@ def load_dataset(config: DatasetConfig, paths: PathsConfig) -> Manifest:
         return load_folder(config.root, paths.cache, options)
     if config.name in PREPARED:
         return load_prepared(config.name, config.root)
+    if config.name in NAMES:
+        return _synthetic(config)
     raise ConfigError(
-        f"dataset.name must be one of demo, folder, {', '.join(PREPARED)}, got {config.name!r}; "
+        f"dataset.name must be one of demo, folder, {', '.join((*PREPARED, *NAMES))}, got {config.name!r}; "
         "use +dataset=folder dataset.root=..."
     )
+
+
+def _synthetic(config: DatasetConfig) -> Manifest:
+    options = config.synthetic
+    if options is None:
+        raise ConfigError(f"dataset.synthetic must be a group of keys, got null; use +dataset={config.name} as it is")
+    if config.name not in ("synthetic", options.family):
+        raise ConfigError(
+            f"dataset.synthetic.family must be {config.name} for that data set, got {options.family!r}; "
+            f"use +dataset={options.family}"
+        )
+    return load_synthetic(config.root, options)

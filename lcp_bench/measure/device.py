@@ -71,6 +71,13 @@ def device_state(device: torch.device | str = "cpu") -> dict[str, Any]:
     return state | {"gpu": None, "gpu_reason": f"the run used {kind}"}
 
 
+def across(state: dict[str, Any], processes: int) -> dict[str, Any]:
+    """The state of several equal devices that work together, given the first one's: `label` says how many they are."""
+    if processes == 1:
+        return state
+    return state | {"label": f"{processes} x {state['label']}", "processes": processes}
+
+
 def _cuda_state(device: torch.device) -> dict[str, Any]:
     import torch
 

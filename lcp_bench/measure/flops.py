@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -20,6 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lcp_bench.accel.scope import Scope
 from lcp_bench.models.config import UNetConfig
 from lcp_bench.models.topology import LayerSpec
+
+if TYPE_CHECKING:
+    from lcp_bench.accel.dfa import ForegroundRule
 
 FLOP_PER_MAC = 2
 
@@ -47,6 +51,7 @@ class StepShape:
         latent_size: Side of the square latent.
         image_tokens: Image tokens per frame.
         audio_tokens: Audio tokens per frame.
+        foreground_ratio: Foreground's share of every map, for scopes that restrict attention to it.
     """
 
     branches: int
@@ -55,6 +60,7 @@ class StepShape:
     latent_size: int
     image_tokens: int
     audio_tokens: int
+    foreground_ratio: float = 1.0
 
     @property
     def rows(self) -> int:
@@ -62,14 +68,64 @@ class StepShape:
         return self.branches * self.frames
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionTokens:
+    """How many tokens the self-attentions of a layer handle, where a scope changes that.
+
+    Attributes:
+        all: Tokens of the map.
+        foreground: Its foreground, as counted.
+        rule: Which attentions are restricted to it; None is none.
+        parts: Which of this layer's attentions are.
+        reads_reference: Whether the spatial attention reads the reference.
+    """
+
+    all: int
+    foreground: int
+    rule: ForegroundRule | None = None
+    parts: tuple[str, ...] = ()
+    reads_reference: bool = True
+
+    def core(self, part: str) -> int:
+        """Tokens of the attention proper."""
+        return self.foreground if part in self.parts else self.all
+
+    def projected(self, part: str) -> int:
+        """Tokens that are projected to queries, keys and values, and from the result."""
+        return self.core(part) if self.rule and self.rule.projections else self.all
+
+    def fed(self, part: str) -> int:
+        """Tokens of the feed-forward."""
+        return self.core(part) if self.rule and self.rule.feed_forward else self.all
+
+
+def foreground_tokens(ratio: float, tokens: int) -> int:
+    """Cells of a map that a plan counts as foreground."""
+    return round(ratio * tokens)
+
+
 def published_scope_macs(config: UNetConfig, shape: StepShape, scope: Scope) -> int:
     """Work of the original code for the layers of a scope."""
     layers = config.topology.layers
-    return sum(published_layer_macs(config, shape, layer) for layer in layers if layer.name in scope.evaluated)
+    return sum(published_layer_macs(config, shape, layer, scope) for layer in layers if layer.name in scope.evaluated)
 
 
-def published_layer_macs(config: UNetConfig, shape: StepShape, layer: LayerSpec) -> int:
-    """Work of the original code for one layer."""
+def attention_tokens(shape: StepShape, layer: LayerSpec, scope: Scope | None) -> AttentionTokens:
+    """What a scope changes in a layer."""
+    tokens = (shape.latent_size // 2**layer.level) ** 2
+    rule = None if scope is None else scope.foreground
+    return AttentionTokens(
+        tokens,
+        foreground_tokens(shape.foreground_ratio, tokens),
+        rule,
+        () if rule is None else rule.parts_of(layer),
+        scope is None or layer.name not in scope.without_reference,
+    )
+
+
+def published_layer_macs(config: UNetConfig, shape: StepShape, layer: LayerSpec, scope: Scope | None = None) -> int:
+    """Work of the original code for one layer, with what a scope changes in its attentions."""
+    seen = attention_tokens(shape, layer, scope)
     tokens = (shape.latent_size // 2**layer.level) ** 2
     width = config.channels[layer.level]
     kind, *place = layer.name.split(".")
@@ -84,11 +140,11 @@ def published_layer_macs(config: UNetConfig, shape: StepShape, layer: LayerSpec)
     total = sum(_resnet_macs(config, shape, tokens, narrow, width) for narrow in inputs)
     attends = kind == "mid" or config.attention_levels[layer.level]
     if attends:
-        total += _spatial_macs(config, shape, tokens, width)
+        total += _spatial_macs(config, shape, seen, width)
     if attends and config.audio is not None:
-        total += _audio_macs(config, shape, tokens, width, config.audio_width(kind, block, index))
+        total += _audio_macs(config, shape, seen, width, config.audio_width(kind, block, index))
     if config.temporal is not None and (attends or config.temporal.in_plain_blocks):
-        total += _temporal_macs(config, shape, tokens, width)
+        total += _temporal_macs(config, shape, seen, width)
     return total
 
 
@@ -113,29 +169,42 @@ def _cross_attention_macs(rows: int, tokens: int, width: int, context: int, cont
     return rows * (2 * tokens * width**2 + 2 * context * context_width * width + 2 * tokens * context * width)
 
 
-def _spatial_macs(config: UNetConfig, shape: StepShape, tokens: int, width: int) -> int:
-    """All rows read [own, reference]; under guidance the unconditional half is then computed a second time."""
-    seen = 2 * tokens
-    self_attention = shape.rows * (2 * tokens * width**2 + 2 * seen * width**2 + 2 * tokens * seen * width)
-    again = (shape.rows // 2) * (4 * tokens * width**2 + 2 * tokens**2 * width) if shape.branches == 2 else 0
-    around = shape.rows * (2 * tokens * width**2 + 12 * tokens * width**2)
+def _self_attention_macs(rows: int, projected: int, core: int, width: int) -> int:
+    return rows * (4 * projected * width**2 + 2 * core**2 * width)
+
+
+def _spatial_macs(config: UNetConfig, shape: StepShape, seen: AttentionTokens, width: int) -> int:
+    """All rows read [own, reference]; under guidance the unconditional half is then computed a second time.
+
+    The published code would also do so where the reference is removed; the published differences say that it does.
+    """
+    tokens, core, projected = seen.all, seen.core("reference"), seen.projected("reference")
+    self_attention = _self_attention_macs(shape.rows, projected, core, width)
+    if seen.reads_reference:
+        restricted = seen.rule is None or seen.rule.reference_keys
+        keys, projected_keys = (core, projected) if restricted else (tokens, tokens)
+        self_attention += shape.rows * (2 * projected_keys * width**2 + 2 * core * keys * width)
+    again = _self_attention_macs(shape.rows // 2, projected, core, width) if shape.branches == 2 else 0
+    around = shape.rows * (2 * tokens * width**2 + 12 * seen.fed("reference") * width**2)
     image = 0
     if config.image_token_dim is not None:
         image = _cross_attention_macs(shape.rows, tokens, width, shape.image_tokens, config.image_token_dim)
     return self_attention + again + around + image
 
 
-def _audio_macs(config: UNetConfig, shape: StepShape, tokens: int, width: int, inner: int) -> int:
+def _audio_macs(config: UNetConfig, shape: StepShape, seen: AttentionTokens, width: int, inner: int) -> int:
     assert config.audio is not None
-    rows = shape.rows
-    block = rows * (2 * tokens * width * inner + 4 * tokens * inner**2 + 2 * tokens**2 * inner + 12 * tokens * inner**2)
+    rows, tokens = shape.rows, seen.all
+    block = rows * (2 * tokens * width * inner + 12 * seen.fed("audio") * inner**2)
+    block += _self_attention_macs(rows, seen.projected("audio"), seen.core("audio"), inner)
     branch = _cross_attention_macs(rows, tokens, inner, shape.audio_tokens, config.audio.token_dim)
     return block + len(config.audio.branches) * (branch + rows * tokens * inner**2)
 
 
-def _temporal_macs(config: UNetConfig, shape: StepShape, tokens: int, width: int) -> int:
+def _temporal_macs(config: UNetConfig, shape: StepShape, seen: AttentionTokens, width: int) -> int:
+    """Where projections are not restricted, every position attends, and the background's result is discarded."""
     assert config.temporal is not None
     length = shape.frames + shape.motion_frames
-    attentions = config.temporal.attentions
-    linear = shape.branches * length * tokens * (14 + 4 * attentions) * width**2
-    return linear + attentions * shape.branches * tokens * 2 * length**2 * width
+    attentions, positions = config.temporal.attentions, seen.projected("temporal")
+    linear = shape.branches * length * width**2 * (2 * seen.all + 12 * seen.fed("temporal"))
+    return linear + attentions * shape.branches * positions * (4 * length * width**2 + 2 * length**2 * width)

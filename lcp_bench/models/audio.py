@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcp_bench.models.attention import Attention, KeysValues
+from lcp_bench.models.foreground import WHOLE, WholeRows
 
 
 class AudioProjection(nn.Module):
@@ -66,7 +67,9 @@ class MaskedAudioBlock(nn.Module):
         assert isinstance(module, Attention)
         return module
 
-    def forward(self, x: Tensor, audio: Sequence[KeysValues], masks: Tensor, scale: Sequence[float]) -> Tensor:
+    def forward(
+        self, x: Tensor, audio: Sequence[KeysValues], masks: Tensor, scale: Sequence[float], rows: WholeRows = WHOLE
+    ) -> Tensor:
         """Apply the block.
 
         Args:
@@ -74,14 +77,15 @@ class MaskedAudioBlock(nn.Module):
             audio: Projected audio tokens of every row, one per branch.
             masks: (branches, N or 1, L, 1) in [0, 1].
             scale: Weight of each branch (pose, face, lip).
+            rows: Which tokens are computed; the cross-attentions always have all of them.
         """
-        x = x + self.attn1(self.norm1(x))
+        x = x + rows.attend(self.norm1(x), lambda tokens, cells: self.attn1(tokens, None, cells))
         normed = self.norm2(x)
         for number, name in enumerate(self.branches):
             masked = self.cross_attention(number)(normed, audio[number]) * masks[number]
             conv = getattr(self, f"zero_conv_{name}")
             x = torch.add(x, F.linear(masked, conv.weight.flatten(1), conv.bias), alpha=scale[number])
-        return x + self.ff(self.norm3(x))
+        return x + rows.feed(self.norm3(x), self.ff)
 
 
 class AudioTransformer(nn.Module):
@@ -108,8 +112,10 @@ class AudioTransformer(nn.Module):
         block = self.block
         return tuple(block.cross_attention(number).project(tokens) for number in range(len(block.branches)))
 
-    def forward(self, x: Tensor, audio: Sequence[KeysValues], masks: Tensor, scale: Sequence[float]) -> Tensor:
+    def forward(
+        self, x: Tensor, audio: Sequence[KeysValues], masks: Tensor, scale: Sequence[float], rows: WholeRows = WHOLE
+    ) -> Tensor:
         """(N, C, h, w) to the same shape; see `MaskedAudioBlock.forward`."""
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
-        tokens = self.block(tokens, audio, masks, scale)
+        tokens = self.block(tokens, audio, masks, scale, rows)
         return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, x.shape[2:]))

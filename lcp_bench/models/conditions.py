@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lcp_bench.errors import ConfigError
 from lcp_bench.models.attention import KeysValues, ReferenceContext
+from lcp_bench.models.foreground import Foreground
+from lcp_bench.models.prior import PortraitPrior
+
+if TYPE_CHECKING:
+    from lcp_bench.models.joint_audio import Style
+    from lcp_bench.models.memory import Memory
 
 ReferenceBank = Mapping[str, Tensor]
 """Site to the reference network's normed tokens, (branches * images, L, C); image 0 is the portrait, then motion."""
@@ -28,11 +35,13 @@ class Layout:
         branches: 2 with classifier-free guidance (unconditional first), else 1.
         members: Steps evaluated together.
         frames: Frames per sample.
+        guided: Whether the first of two branches is guidance's unconditional one; False for independent samples.
     """
 
     branches: int
     members: int
     frames: int
+    guided: bool = True
 
     @property
     def samples(self) -> int:
@@ -47,7 +56,7 @@ class Layout:
     @property
     def plain_rows(self) -> int:
         """Leading rows that do not read the reference: the unconditional half under guidance."""
-        return self.rows // 2 if self.branches == 2 else 0
+        return self.rows // 2 if self.guided and self.branches == 2 else 0
 
     def spread(self, per_branch: Tensor) -> Tensor:
         """(branches, ...) to (branches * members, ...): the same for every member; a view where there is one member."""
@@ -72,12 +81,16 @@ class SiteConditions:
         image: Projected image tokens of every (branch, frame) row, or None.
         audio: Projected audio tokens of every (branch, frame) row, one pair per masked branch.
         motion: Projected motion frames (branches, motion frames, L, C), or None.
+        memory: What earlier frames left, one per temporal attention; serves every member as it is.
+        styles: What the emotion of every (branch, frame) row does to the audio module's norms.
     """
 
     reference: KeysValues | None = None
     image: KeysValues | None = None
     audio: tuple[KeysValues, ...] = ()
     motion: Tensor | None = None
+    memory: tuple[Memory, ...] = ()
+    styles: tuple[Style, ...] = ()
 
     def spread(self, layout: Layout) -> SiteConditions:
         """The same conditions for every member of a group, made once per group size instead of per layer call."""
@@ -88,6 +101,8 @@ class SiteConditions:
             self.image and KeysValues(*(layout.spread_frames(tensor) for tensor in self.image)),
             tuple(KeysValues(*(layout.spread_frames(tensor) for tensor in pair)) for pair in self.audio),
             None if self.motion is None else layout.spread(self.motion),
+            self.memory,
+            tuple(type(style)(*(layout.spread_frames(tensor) for tensor in style)) for style in self.styles),
         )
 
     def reference_context(self, layout: Layout) -> ReferenceContext | None:
@@ -106,6 +121,11 @@ class Conditions:
         masks: Per level, (audio branches, 1 or branches * frames, L, 1) in [0, 1].
         pixel_feature: Added after `conv_in`, (branches, 1 or frames, C, h, w), or None.
         motion_scale: Weight of each audio branch.
+        foreground: The foreground's cells, one entry per level; None where no strategy asks for it.
+        prior: What turns the network's guided output into clean latents, or None where it predicts what the scheduler
+            takes.
+        audio_stream: Audio tokens that every pass starts with and changes on its way, (branches * frames, tokens, dim),
+            or None.
     """
 
     branches: int
@@ -114,6 +134,9 @@ class Conditions:
     masks: Sequence[Tensor] = ()
     pixel_feature: Tensor | None = None
     motion_scale: tuple[float, ...] = (1.0, 1.0, 1.0)
+    foreground: Sequence[Foreground] | None = None
+    prior: PortraitPrior | None = None
+    audio_stream: Tensor | None = None
     _by_members: dict[int, Conditions] = field(default_factory=dict, compare=False, repr=False)
 
     def for_members(self, members: int) -> Conditions:
@@ -129,6 +152,9 @@ class Conditions:
                 [layout_mask(mask, layout) for mask in self.masks],
                 self.pixel_feature,
                 self.motion_scale,
+                self.foreground,
+                self.prior,
+                None if self.audio_stream is None else layout.spread_frames(self.audio_stream),
             )
         return self._by_members[members]
 
@@ -173,12 +199,15 @@ def reference_rows(portrait: Tensor, branches: int, frames: int, rule: str) -> T
         branches: Guidance branches.
         frames: Frames per sample.
         rule: `tiled` as Hallo and MEMO do it: batch row i reads branch i mod branches, so that under guidance even and
-            odd frames read different branches. `branch`: every row reads its own branch.
+            odd frames read different branches. `branch`: conditional rows read the conditional branch. `own`: every row
+            reads its own branch, for independent samples.
     """
+    if rule == "own":
+        return portrait.repeat_interleave(frames, 0)
     if rule == "branch" or branches == 1:
         return portrait[-1:]
     if rule != "tiled":
-        raise ConfigError(f"reference row rule must be 'tiled' or 'branch', got {rule!r}")
+        raise ConfigError(f"reference row rule must be 'tiled', 'branch' or 'own', got {rule!r}")
     if frames % branches == 0:
         return portrait
     first_conditional_row = (branches - 1) * frames

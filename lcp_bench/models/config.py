@@ -24,6 +24,19 @@ class AudioConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JointAudioConfig:
+    """Joint attention of image and audio tokens under an emotion (MEMO); the audio tokens are a second stream.
+
+    Attributes:
+        token_dim: Width of the audio tokens.
+        labels: Rows of the emotion tables: the emotions, and one more for none.
+    """
+
+    token_dim: int = 768
+    labels: int = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TemporalConfig:
     """Temporal modules: softmax attention over frames, per pixel.
 
@@ -31,14 +44,18 @@ class TemporalConfig:
         heads: Attention heads.
         attentions: Self-attentions per module.
         max_frames: Length of the position table; motion frames plus current frames must fit.
+        norm_groups: Groups of the modules' norm; 32 in every published model, whatever its other norms have.
         in_plain_blocks: Whether blocks without spatial attention run their temporal modules. Hallo's checkpoint has
             them, but its inference never runs them.
+        memory: Linear attention with a memory of earlier frames instead of softmax over motion and current frames.
     """
 
     heads: int = 8
     attentions: int = 2
     max_frames: int = 32
+    norm_groups: int = 32
     in_plain_blocks: bool = True
+    memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +70,16 @@ class UNetConfig:
         norm_groups: Groups of the resnet and spatial-transformer norms.
         norm_eps: Epsilon of the resnet and output norms.
         latent_channels: Channels of the latent.
-        image_token_dim: Width of the cross-attended image tokens; None if blocks have no such attention.
+        image_token_dim: Width of the cross-attended tokens: of the portrait (Hallo, MEMO) or of each frame's sound
+            (EchoMimic); None if blocks have no such attention.
+        image_scale: Factor on what that cross-attention adds, its bias included.
         audio: Audio modules, or None.
         temporal: Temporal modules, or None for a two-dimensional network.
         output_head: Whether `conv_norm_out` and `conv_out` exist.
+        joint_audio: Joint audio modules, or None; instead of `audio`.
+        pooled_norms: Whether the resnet and output norms pool over a sample's frames instead of each frame.
+        writes_maps: For a reference network: also write the maps of blocks without attention, and end the last
+            transformer where its features are.
     """
 
     channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -67,9 +90,13 @@ class UNetConfig:
     norm_eps: float = 1e-5
     latent_channels: int = 4
     image_token_dim: int | None = 768
+    image_scale: float = 1.0
     audio: AudioConfig | None = None
     temporal: TemporalConfig | None = None
     output_head: bool = True
+    joint_audio: JointAudioConfig | None = None
+    pooled_norms: bool = False
+    writes_maps: bool = False
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.attention_levels):
@@ -85,7 +112,14 @@ class UNetConfig:
     @property
     def topology(self) -> Topology:
         """Names and order of the layers."""
-        return unet_topology(len(self.channels), self.layers_per_block, self.channels)
+        kinds = [("audio", self.audio or self.joint_audio), ("temporal", self.temporal)]
+        return unet_topology(
+            len(self.channels),
+            self.layers_per_block,
+            self.channels,
+            attention_levels=self.attention_levels,
+            attentions=("reference", *(name for name, module in kinds if module is not None)),
+        )
 
     def audio_width(self, block: str, index: int, layer: int) -> int:
         """Inner width of an audio module, a slip of the original code that the checkpoint freezes.

@@ -8,21 +8,26 @@ the temporal modules of the blocks without attention never run, motion frames co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from lcp_bench.data.audio_features import wav2vec_features, window_frames
 from lcp_bench.errors import ConfigError
 from lcp_bench.models.audio import AudioProjection
 from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.config import AudioConfig, TemporalConfig, UNetConfig
 from lcp_bench.models.face import FaceLocator, ImageProjection
+from lcp_bench.models.talking_head import ClipConstants, TalkingHead, mask_levels
 from lcp_bench.models.unet import UNet
+
+if TYPE_CHECKING:
+    from lcp_bench.data.inputs import ClipInputs
 
 LATENT_SCALE = 0.18215
 """Scale of Stable Diffusion 1.x latents."""
@@ -157,7 +162,7 @@ def _speech_config(size: HalloSize) -> Wav2Vec2Config:
     return Wav2Vec2Config(**options)
 
 
-class Hallo:
+class Hallo(TalkingHead):
     """The assembled model: what happens once per segment around the denoising loop.
 
     Args:
@@ -168,6 +173,9 @@ class Hallo:
         motion_scale: Weights of the pose, face and lip branches of the audio attention.
     """
 
+    latent_scale = LATENT_SCALE
+    latent_stride = 8
+
     def __init__(
         self,
         modules: Mapping[str, nn.Module],
@@ -177,27 +185,8 @@ class Hallo:
         reference_dtype: torch.dtype | None = torch.float16,
         motion_scale: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
-        self.modules = dict(modules)
-        self.frames, self.motion_frames = frames, motion_frames
+        super().__init__(modules, frames=frames, motion_frames=motion_frames, motion_scale=motion_scale)
         self.reference_dtype = reference_dtype
-        self.motion_scale = tuple(motion_scale)
-
-    @property
-    def unet(self) -> UNet:
-        """The denoising UNet."""
-        unet = self.modules["denoising_unet"]
-        assert isinstance(unet, UNet)
-        return unet
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the denoising UNet's weights."""
-        return self.unet.conv_in.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the denoising UNet's weights."""
-        return self.unet.conv_in.weight.device
 
     @property
     def embedding_dim(self) -> int:
@@ -221,32 +210,65 @@ class Hallo:
         """Feature map (1, C, h, w) of a face-region image (3, H, W) in [0, 1]; the same for all frames."""
         return self.modules["face_locator"](region[None].to(self.device, self.dtype))
 
+    def prepare(self, inputs: ClipInputs, *, guided: bool, fps: float) -> ClipConstants:
+        """See `TalkingHead.prepare`; a clip without an identity embedding gets zeros."""
+        embedding = torch.zeros(self.embedding_dim) if inputs.face_embedding is None else inputs.face_embedding
+        speech = self.modules["wav2vec"]
+        assert isinstance(speech, Wav2Vec2Model)
+        features, _ = wav2vec_features(speech, inputs.waveform, fps, self.frames)
+        tokens = self.identity_tokens(embedding)
+        return ClipConstants(
+            portrait=inputs.portrait.to(self.device),
+            image_tokens=tokens if guided else tokens[1:],
+            audio_tokens=self.audio_tokens(window_frames(features)),
+            masks=[level.to(self.device, self.dtype) for level in mask_levels(inputs)],
+            face_feature=self.face_feature(inputs.face_region),
+            branches=2 if guided else 1,
+        )
+
     # ------------------------------------------------------------------ once per segment
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Scaled mean latents (rows, 4, h, w) of pixels (rows, 3, H, W) in [-1, 1]."""
-        vae = self.modules["vae"]
-        encoded = [vae.encode(row[None].to(self.device, self.dtype)).latent_dist.mean for row in pixels]  # type: ignore[operator]
-        return torch.cat(encoded) * LATENT_SCALE
+    def meta_constants(self, image_size: int, branches: int) -> ClipConstants:
+        """See `TalkingHead.meta_constants`."""
+        image, audio = self.modules["image_proj"], self.modules["audio_proj"]
+        assert isinstance(image, ImageProjection) and isinstance(audio, AudioProjection)
+        side = image_size // self.latent_stride
+        return ClipConstants(
+            portrait=self._empty(3, image_size, image_size),
+            image_tokens=self._empty(branches, image.tokens, image.token_dim),
+            audio_tokens=self._empty(self.frames, audio.tokens, audio.token_dim),
+            masks=self._empty_masks(image_size),
+            face_feature=self._empty(1, self.unet.config.channels[0], side, side),
+            branches=branches,
+        )
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Frames (frames, 3, H, W) in [0, 1], float32, of latents (1, 4, frames, h, w); one by one to bound memory."""
-        vae = self.modules["vae"]
-        rows = (latents[0].transpose(0, 1) / LATENT_SCALE).to(self.dtype)
-        pixels = torch.cat([vae.decode(row[None]).sample for row in rows])  # type: ignore[operator]
-        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+    def write_reference(
+        self, constants: ClipConstants, reference_latents: Tensor, unread: Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        """See `TalkingHead.write_reference`."""
+        assert constants.image_tokens is not None
+        return self.reference_bank(reference_latents, constants.image_tokens, self._left_out(unread))
 
-    def reference_bank(self, reference_latents: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
+    def segment_conditions(
+        self, constants: ClipConstants, bank: Mapping[str, Tensor], first_frame: int, unread: Collection[str] = ()
+    ) -> Conditions:
+        """See `TalkingHead.segment_conditions`."""
+        assert constants.image_tokens is not None
+        audio = constants.audio_tokens[first_frame : first_frame + self.frames]
+        return self.conditions(bank, constants.image_tokens, audio, constants.masks, constants.face_feature, unread)
+
+    def reference_bank(
+        self, reference_latents: Tensor, image_tokens: Tensor, unread: Collection[str] = ()
+    ) -> dict[str, Tensor]:
         """Reference features of [portrait, motion frames], once per segment.
 
         Args:
             reference_latents: (1 + motion frames, 4, h, w).
             image_tokens: (branches, tokens, dim).
+            unread: Layers whose features are left out.
         """
-        reference = self.modules["reference_unet"]
-        assert isinstance(reference, UNet)
         rows = reference_latents.repeat(image_tokens.shape[0], 1, 1, 1).to(self.dtype)
-        bank, _ = reference.write_features(rows, image_tokens)
+        bank, _ = self.reference_unet.write_features(rows, image_tokens, unread=unread)
         if self.reference_dtype is None:
             return bank
         return {site: features.to(self.reference_dtype).to(self.dtype) for site, features in bank.items()}
@@ -258,6 +280,7 @@ class Hallo:
         audio_tokens: Tensor,
         masks: Sequence[Tensor],
         face_feature: Tensor,
+        unread: Collection[str] = (),
     ) -> Conditions:
         """Everything the denoising UNet needs for one segment.
 
@@ -269,13 +292,20 @@ class Hallo:
             audio_tokens: (frames, tokens, dim) of this segment.
             masks: Per level, (3, 1, L, 1): full, face, lip.
             face_feature: (1, C, h, w).
+            unread: Layers whose portrait features are not projected.
         """
         branches = image_tokens.shape[0]
         silent = [torch.zeros_like(audio_tokens)] * (branches - 1)
         blank = [torch.zeros_like(face_feature)] * (branches - 1)
         audio = torch.stack([*silent, audio_tokens])
         sites = self.unet.site_conditions(
-            bank, image_tokens, audio, branches=branches, frames=audio_tokens.shape[0], row_rule="tiled"
+            bank,
+            image_tokens,
+            audio,
+            branches=branches,
+            frames=audio_tokens.shape[0],
+            row_rule="tiled",
+            unread=unread,
         )
         return Conditions(
             branches,

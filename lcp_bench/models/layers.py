@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def pooled_norm(norm: nn.GroupNorm, x: Tensor, frames: int) -> Tensor:
+    """A group norm whose statistics are those of `frames` consecutive rows together; one frame is the plain norm."""
+    if frames == 1:
+        return norm(x)
+    samples = x.unflatten(0, (-1, frames)).transpose(1, 2)
+    return norm(samples).transpose(1, 2).flatten(0, 1)
+
+
 class ResnetBlock(nn.Module):
     """Residual block with a time embedding, per frame: norm, SiLU, conv, + time, norm, SiLU, conv, + shortcut."""
 
@@ -22,16 +30,17 @@ class ResnetBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else None
 
-    def forward(self, x: Tensor, time_activation: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time_activation: Tensor, pooled: int = 1) -> Tensor:
         """Apply the block.
 
         Args:
             x: (rows, channels_in, height, width).
             time_activation: SiLU of the time embedding, (rows, time_dim).
+            pooled: Consecutive rows that share the norms' statistics.
         """
-        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv1(F.silu(pooled_norm(self.norm1, x, pooled)))
         hidden = hidden + self.time_emb_proj(time_activation)[:, :, None, None]
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        hidden = self.conv2(F.silu(pooled_norm(self.norm2, hidden, pooled)))
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 

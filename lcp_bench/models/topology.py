@@ -6,8 +6,9 @@ A *layer* is the unit that a step evaluates or skips: `conv_in`, `down.I.J`, `do
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from lcp_bench.errors import ConfigError
@@ -23,6 +24,7 @@ class LayerSpec:
         pushes: Whether the output is kept as a skip.
         pops: The layer whose output is concatenated to this layer's input, if any.
         shape: Level of the output's size, and its width in channels (or in multiples of the first level's).
+        attentions: Which self-attentions the layer has: `reference`, `audio`, `temporal`.
     """
 
     name: str
@@ -30,6 +32,7 @@ class LayerSpec:
     shape: tuple[int, int]
     pushes: bool = False
     pops: str | None = None
+    attentions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,38 @@ class Topology:
     def __getitem__(self, name: str) -> LayerSpec:
         return self.layers[self.index(name)]
 
+    def attention_sites(self, patterns: Sequence[str] = ("*",), key: str = "sites") -> frozenset[str]:
+        """Layers with spatial attention whose names match any of the patterns (shell style).
 
-def unet_topology(levels: int, layers_per_block: int, widths: Sequence[int] = ()) -> Topology:
+        Args:
+            patterns: For example `up.3.*`.
+            key: Name of the option, for the message.
+
+        Raises:
+            ConfigError: A pattern matches none of them.
+        """
+        names = [layer.name for layer in self.layers if "reference" in layer.attentions]
+        matched: set[str] = set()
+        for pattern in patterns:
+            found = fnmatch.filter(names, pattern)
+            if not found:
+                close = get_close_matches(pattern, names, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(
+                    f"{key}: {pattern!r} matches no layer with attention{hint} This model has: {', '.join(names)}"
+                )
+            matched.update(found)
+        return frozenset(matched)
+
+
+def unet_topology(
+    levels: int,
+    layers_per_block: int,
+    widths: Sequence[int] = (),
+    *,
+    attention_levels: Sequence[bool] = (),
+    attentions: Sequence[str] = ("reference", "audio", "temporal"),
+) -> Topology:
     """Topology of an SD-1.5-shaped UNet: `levels` down blocks, a mid block, `levels` up blocks of one layer more.
 
     Skips are pushed by `conv_in`, every down layer and every downsampler, and popped last-in first-out by the up
@@ -66,7 +99,11 @@ def unet_topology(levels: int, layers_per_block: int, widths: Sequence[int] = ()
         levels: Resolution levels.
         layers_per_block: Layers of a down block.
         widths: Width of each level, in channels or as ratios; SD-1.5's ratios 1, 2, 4, 4, ... unless given.
+        attention_levels: Whether the blocks of each level have attention; all but the coarsest unless given. The mid
+            block always has it.
+        attentions: The self-attentions of a layer that has any.
     """
+    attends = attention_levels or [level < levels - 1 for level in range(levels)]
     widths = widths or [min(2**level, 4) for level in range(levels)]
     down: list[LayerSpec] = [LayerSpec("conv_in", 0, (0, widths[0]), pushes=True)]
     for block in range(levels):
@@ -84,4 +121,11 @@ def unet_topology(levels: int, layers_per_block: int, widths: Sequence[int] = ()
             up.append(LayerSpec(f"up.{block}.us", level - 1, (level - 1, widths[level])))
     coarsest = levels - 1
     mid = LayerSpec("mid", coarsest, (coarsest, widths[coarsest]))
-    return Topology((*down, mid, *up, LayerSpec("out", 0, (0, widths[0]))))
+    layers = (*down, mid, *up, LayerSpec("out", 0, (0, widths[0])))
+    return Topology(tuple(_with_attentions(layer, attends, tuple(attentions)) for layer in layers))
+
+
+def _with_attentions(layer: LayerSpec, attends: Sequence[bool], attentions: tuple[str, ...]) -> LayerSpec:
+    inner = layer.name == "mid" or layer.name.rpartition(".")[2].isdecimal()
+    has = inner and (layer.name == "mid" or attends[layer.level])
+    return replace(layer, attentions=attentions) if has else layer

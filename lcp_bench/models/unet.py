@@ -6,23 +6,26 @@ One class serves the two-dimensional reference network (writes features) and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lcp_bench.accel.gate import Fork
 from lcp_bench.accel.scope import Scope, full_scope
-from lcp_bench.models.attention import KeysValues, SpatialTransformer
+from lcp_bench.models.attention import Attention, KeysValues, SpatialTransformer
 from lcp_bench.models.audio import AudioTransformer
 from lcp_bench.models.conditions import Conditions, Layout, ReferenceBank, SiteConditions, reference_rows, split_bank
 from lcp_bench.models.config import UNetConfig
 from lcp_bench.models.features import Engagement, FeatureCache
-from lcp_bench.models.layers import Downsample, ResnetBlock, TimeEmbedding, Upsample
+from lcp_bench.models.joint_audio import JointAudioTransformer
+from lcp_bench.models.layers import Downsample, ResnetBlock, TimeEmbedding, Upsample, pooled_norm
+from lcp_bench.models.memory import Memory, MemoryModule
 from lcp_bench.models.temporal import TemporalModule
 from lcp_bench.models.topology import LayerSpec
+from lcp_bench.models.walk import Call, Walk
 
 
 class Block(nn.Module):
@@ -35,8 +38,9 @@ class Block(nn.Module):
         self.resnets = nn.ModuleList(ResnetBlock(width, channels, config.time_dim, **norm) for width in inputs)
         layers = range(1 if kind == "mid" else len(inputs))
         if self.attends:
+            cross = (config.image_token_dim, config.image_scale)
             self.attentions = nn.ModuleList(
-                SpatialTransformer(channels, config.heads, config.norm_groups, config.image_token_dim) for _ in layers
+                SpatialTransformer(channels, config.heads, config.norm_groups, *cross) for _ in layers
             )
         if self.attends and config.audio is not None:
             audio = config.audio
@@ -45,12 +49,23 @@ class Block(nn.Module):
                 AudioTransformer(channels, width, config.heads, config.norm_groups, audio.token_dim, audio.branches)
                 for width in widths
             )
+        last = len(config.channels) - 1
+        if self.attends and config.joint_audio is not None:
+            joint, shape = config.joint_audio, (config.heads, config.norm_groups)
+            self.audio_modules = nn.ModuleList(
+                JointAudioTransformer(
+                    channels,
+                    config.audio_width(kind, index, layer),
+                    *shape,
+                    joint,
+                    final=kind == "up" and index == last and layer == layers[-1],
+                )
+                for layer in layers
+            )
         if config.temporal is not None:
             temporal = config.temporal
-            self.motion_modules = nn.ModuleList(
-                TemporalModule(channels, temporal.heads, temporal.attentions, temporal.max_frames) for _ in layers
-            )
-        last = len(config.channels) - 1
+            module = MemoryModule if temporal.memory else TemporalModule
+            self.motion_modules = nn.ModuleList(module(channels, temporal) for _ in layers)
         if kind == "down" and index < last:
             self.downsamplers = nn.ModuleList([Downsample(channels)])
         if kind == "up" and index < last:
@@ -59,35 +74,6 @@ class Block(nn.Module):
 
 def _level(config: UNetConfig, kind: str, index: int) -> int:
     return index if kind == "down" else len(config.channels) - 1 - index
-
-
-@dataclass(slots=True)
-class Call:
-    """State of one forward pass.
-
-    Attributes:
-        layout: Row order.
-        time: SiLU of the time embedding of every row.
-        conditions: Segment constants already spread over the members; None for a reference network.
-        image: Image tokens of every row where `conditions` is None.
-        bank: Features written by a reference network.
-        size: Height and width of level 0.
-    """
-
-    layout: Layout
-    time: Tensor
-    size: tuple[int, int]
-    conditions: Conditions | None = None
-    image: Tensor | None = None
-    bank: dict[str, list[Tensor]] | None = None
-    skips: dict[str, Tensor] = field(default_factory=dict)
-
-    def level_size(self, level: int) -> tuple[int, int]:
-        """Height and width at a level; strided convolutions round up."""
-        height, width = self.size
-        for _ in range(level):
-            height, width = (height + 1) // 2, (width + 1) // 2
-        return height, width
 
 
 class UNet(nn.Module):
@@ -108,6 +94,8 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList(
             Block(config, "up", i, self._up_inputs(i), width) for i, width in enumerate(channels[::-1])
         )
+        if config.writes_maps:
+            self.attention_sites()[self.topology.names[-2]].cut()
         if config.output_head:
             self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[0], eps=config.norm_eps)
             self.conv_out = nn.Conv2d(channels[0], config.latent_channels, 3, padding=1)
@@ -162,6 +150,7 @@ class UNet(nn.Module):
         cache: FeatureCache | None = None,
         record: Sequence[str] = (),
         engagement: Engagement | None = None,
+        fork: Fork | None = None,
     ) -> Tensor:
         """Predict for one step, or for the members of a parallel group at once.
 
@@ -174,6 +163,7 @@ class UNet(nn.Module):
             cache: Features of the key step: read if a scope asks for them, replaced if `record` names any.
             record: Features to keep for the followers of this step.
             engagement: Counters to update.
+            fork: Where a full pass may turn into a follower's; features are then read, and nothing is recorded.
 
         Returns:
             The prediction (branches, members, C, frames, h, w).
@@ -183,38 +173,67 @@ class UNet(nn.Module):
         rows = time[:, None].expand(-1, frames, -1).flatten(0, 1)
         rows = rows.expand(conditions.branches, *rows.shape).flatten(0, 1)
         size = (latents.shape[4], latents.shape[5])
-        call = Call(layout, F.silu(rows), size, conditions.for_members(members))
-        walk = _Walk(self, call, scope or full_scope(self.topology), cache, record, steps, engagement)
+        spread = conditions.for_members(members)
+        call = Call(layout, F.silu(rows), size, spread, stream=spread.audio_stream)
+        walk = Walk(self, call, scope or full_scope(self.topology), cache, record, steps, engagement, fork)
         hidden = walk.run(latents)
-        if record and cache is not None:
-            cache.replace(walk.recorded)
+        if walk.recorded and cache is not None:
+            cache.replace(walk.recorded, steps[0])
         return hidden.unflatten(0, (layout.branches, members, frames)).transpose(2, 3)
 
+    def forward_samples(self, latents: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        """Predict for independent samples, each at its own timestep: the full pass as training needs it.
+
+        Args:
+            latents: (samples, C, frames, h, w).
+            time: Time embeddings of the samples, (samples, time_dim).
+            conditions: One branch per sample; every row reads its own sample's constants.
+
+        Returns:
+            The prediction (samples, C, frames, h, w).
+        """
+        samples, frames = latents.shape[0], latents.shape[2]
+        layout = Layout(samples, 1, frames, guided=False)
+        size = (latents.shape[3], latents.shape[4])
+        call = Call(layout, F.silu(time.repeat_interleave(frames, 0)), size, conditions)
+        hidden = Walk(self, call, full_scope(self.topology), None, (), (), None).run(latents[:, None])
+        return hidden.unflatten(0, (samples, frames)).transpose(1, 2)
+
     def write_features(
-        self, latents: Tensor, image_tokens: Tensor, *, whole: bool = False
+        self,
+        latents: Tensor,
+        image_tokens: Tensor | None,
+        *,
+        whole: bool = False,
+        unread: Collection[str] = (),
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Run as a reference network at timestep 0 and return the normed tokens of every attention site.
 
         Args:
             latents: (rows, C, h, w): portrait and motion frames of each branch in turn.
-            image_tokens: (branches, tokens, dim). Row r attends to token set r mod branches, as published.
+            image_tokens: (branches, tokens, dim) or None. Row r attends to token set r mod branches, as published.
             whole: Also evaluate what no feature depends on, and return the last hidden map.
+            unread: Sites whose features nobody will read; they are left out, and what only they depend on is not
+                evaluated.
         """
         rows = latents.shape[0]
         layout = Layout(1, 1, rows)
         time = F.silu(self.embed_time([0.0])).expand(rows, -1)
-        image = image_tokens.repeat(rows // image_tokens.shape[0], 1, 1)
+        image = None if image_tokens is None else image_tokens.repeat(rows // image_tokens.shape[0], 1, 1)
         call = Call(layout, time, (latents.shape[2], latents.shape[3]), image=image, bank={})
-        last_site = list(self.attention_sites())[-1]
+        read = [site for site in self.attention_sites() if site not in unread]
+        last_site = read[-1] if read else None
         hidden = latents
+        if last_site is None and not whole:
+            return {}, None
         for spec in self.topology.layers[:-1]:
             if spec.name == last_site and not whole:
                 self._write_last(spec, hidden, call)
-                return self._bank(call), None
+                return self._bank(call, unread), None
             hidden = self._run(spec, hidden, call)
             if spec.pushes:
                 call.skips[spec.name] = hidden
-        return self._bank(call), hidden
+        return self._bank(call, unread), hidden
 
     def _write_last(self, spec: LayerSpec, hidden: Tensor, call: Call) -> None:
         block, layer, _ = self._module(spec.name)
@@ -224,9 +243,9 @@ class UNet(nn.Module):
         call.bank[spec.name] = [transformer.write_only(hidden)]
 
     @staticmethod
-    def _bank(call: Call) -> dict[str, Tensor]:
+    def _bank(call: Call, unread: Collection[str]) -> dict[str, Tensor]:
         assert call.bank is not None
-        return {site: features[0] for site, features in call.bank.items()}
+        return {site: features[0] for site, features in call.bank.items() if site not in unread}
 
     @staticmethod
     def _join(spec: LayerSpec, hidden: Tensor, call: Call) -> Tensor:
@@ -239,20 +258,28 @@ class UNet(nn.Module):
         if spec.name == "conv_in":
             return self._run_conv_in(hidden, call)
         if spec.name == "out":
-            return self.conv_out(F.silu(self.conv_norm_out(hidden)))
+            return self.conv_out(F.silu(pooled_norm(self.conv_norm_out, hidden, self._pooled(call))))
         block, layer, kind = self._module(spec.name)
         if kind == "ds":
             return block.downsamplers[0](hidden)
         if kind == "us":
             return block.upsamplers[0](hidden, call.level_size(spec.level))
-        hidden = block.resnets[layer](self._join(spec, hidden, call), call.time)
+        hidden = block.resnets[layer](self._join(spec, hidden, call), call.time, self._pooled(call))
         if block.attends:
-            hidden = self._run_attention(spec.name, block, layer, hidden, call)
+            hidden = self._run_attention(spec, block, layer, hidden, call)
+        elif self.config.writes_maps and call.bank is not None:
+            call.bank[spec.name] = [hidden.flatten(2).transpose(1, 2)]
         temporal = self.config.temporal
         if temporal is not None and (block.attends or temporal.in_plain_blocks):
-            site = call.conditions.sites[spec.name] if call.conditions and block.attends else SiteConditions()
-            hidden = block.motion_modules[layer](hidden, call.layout.frames, site.motion)
-        return block.resnets[1](hidden, call.time) if kind == "mid" else hidden
+            known = call.conditions is not None and (block.attends or temporal.memory)
+            site = call.conditions.sites[spec.name] if call.conditions and known else SiteConditions()
+            past = site.memory or site.motion
+            hidden = block.motion_modules[layer](hidden, call.layout.frames, past, call.rows(spec, "temporal"))
+        return block.resnets[1](hidden, call.time, self._pooled(call)) if kind == "mid" else hidden
+
+    def _pooled(self, call: Call) -> int:
+        """Consecutive rows that share the statistics of resnet and output norms."""
+        return call.layout.frames if self.config.pooled_norms else 1
 
     def _run_conv_in(self, latents: Tensor, call: Call) -> Tensor:
         """Latents to level 0; branches that share latents share the convolution."""
@@ -265,18 +292,23 @@ class UNet(nn.Module):
             maps = maps + call.conditions.pixel_feature[:, None]
         return maps.expand(layout.branches, -1, -1, -1, -1, -1).flatten(0, 2)
 
-    def _run_attention(self, name: str, block: Block, layer: int, hidden: Tensor, call: Call) -> Tensor:
-        transformer = block.attentions[layer]
+    def _run_attention(self, spec: LayerSpec, block: Block, layer: int, hidden: Tensor, call: Call) -> Tensor:
+        name, transformer = spec.name, block.attentions[layer]
         assert isinstance(transformer, SpatialTransformer)
         if call.conditions is None:
             assert call.bank is not None
             image = None if call.image is None else transformer.block.attn2.project(call.image)
             return transformer(hidden, None, image, call.bank.setdefault(name, []))
-        site = call.conditions.sites[name]
-        hidden = transformer(hidden, site.reference_context(call.layout), site.image)
+        site, conditions = call.conditions.sites[name], call.conditions
+        reference = site.reference_context(call.layout) if call.reads_reference(name) else None
+        hidden = transformer(hidden, reference, site.image, rows=call.rows(spec, "reference"))
         if self.config.audio is not None:
-            mask = call.conditions.masks[self.topology[name].level]
-            hidden = block.audio_modules[layer](hidden, site.audio, mask, call.conditions.motion_scale)
+            rows, mask = call.rows(spec, "audio"), conditions.masks[spec.level]
+            hidden = block.audio_modules[layer](hidden, site.audio, mask, conditions.motion_scale, rows)
+        elif self.config.joint_audio is not None:
+            assert call.stream is not None
+            hearing = block.audio_modules[layer]
+            hidden, call.stream = hearing(hidden, call.stream, site.styles, call.rows(spec, "audio"))
         return hidden
 
     # ------------------------------------------------------------------ segment constants
@@ -290,110 +322,52 @@ class UNet(nn.Module):
         branches: int,
         frames: int,
         row_rule: str,
+        unread: Collection[str] = (),
     ) -> dict[str, SiteConditions]:
         """Project everything that is constant over a segment, once.
 
         Args:
             bank: Reference features (branches * images, L, C) per site; image 0 is the portrait, the others are motion
                 frames for the temporal module. None: plain self-attention, no motion frames.
-            image_tokens: (branches, tokens, dim) or None.
+            image_tokens: (branches, tokens, dim), or (branches, frames, tokens, dim) where every frame has its own, or
+                None.
             audio_tokens: (branches, frames, tokens, dim) or None.
             branches: Guidance branches.
             frames: Frames per sample.
             row_rule: See `reference_rows`.
+            unread: Sites whose portrait features nobody will read and that are therefore not projected.
         """
         split = {} if bank is None else split_bank(bank, branches)
         sites: dict[str, SiteConditions] = {}
         for name, transformer in self.attention_sites().items():
             block, layer, _ = self._module(name)
             reference = motion = image = None
+            memory: tuple[Memory, ...] = ()
             audio: tuple[KeysValues, ...] = ()
             if name in split:
                 portrait, motion_tokens = split[name]
-                rows = reference_rows(portrait, branches, frames, row_rule)
-                reference = transformer.block.attn1.project(rows.contiguous())
+                if name not in unread:
+                    rows = reference_rows(portrait, branches, frames, row_rule)
+                    reference = transformer.block.attn1.project(rows.contiguous())
                 if motion_tokens.shape[1] and self.config.temporal is not None:
                     temporal = block.motion_modules[layer]
                     assert isinstance(temporal, TemporalModule)
-                    motion = temporal.project_motion(motion_tokens)
+                    if isinstance(temporal, MemoryModule):
+                        memory = temporal.remember(motion_tokens)
+                    else:
+                        motion = temporal.project_motion(motion_tokens)
             if image_tokens is not None:
-                per_branch = transformer.block.attn2.project(image_tokens)
-                image = KeysValues(*(tensor.repeat_interleave(frames, 0) for tensor in per_branch))
+                image = _row_tokens(transformer.block.attn2, image_tokens, frames)
             if audio_tokens is not None and self.config.audio is not None:
                 hearing = block.audio_modules[layer]
                 assert isinstance(hearing, AudioTransformer)
                 audio = hearing.project_audio(audio_tokens.flatten(0, 1))
-            sites[name] = SiteConditions(reference, image, audio, motion)
+            sites[name] = SiteConditions(reference, image, audio, motion, memory)
         return sites
 
 
-class _Walk:
-    """One pass over the layers of a scope, reading and recording features on the way."""
-
-    def __init__(
-        self,
-        unet: UNet,
-        call: Call,
-        scope: Scope,
-        cache: FeatureCache | None,
-        record: Sequence[str],
-        steps: Sequence[int],
-        engagement: Engagement | None,
-    ) -> None:
-        self.unet, self.call, self.scope, self.cache = unet, call, scope, cache
-        self.record, self.steps, self.engagement = frozenset(record), steps, engagement
-        self.recorded: dict[str, Tensor] = {}
-        self.delta_ends = {delta.last: delta for delta in scope.deltas}
-        self.delta_starts = {name.split("..")[0]: name for name in record if name.endswith(":delta")}
-
-    def run(self, latents: Tensor) -> Tensor:
-        """Walk all layers; returns the last evaluated layer's output."""
-        hidden: Tensor = latents
-        fresh = True  # whether `hidden` belongs to the current latents at this place of the main path
-        delta_inputs: dict[str, Tensor] = {}
-        for spec in self.unet.topology.layers:
-            if spec.name in self.delta_starts:
-                delta_inputs[self.delta_starts[spec.name]] = hidden
-            if spec.name in self.scope.evaluated:
-                hidden, fresh = self._evaluate(spec, hidden if fresh else self._read(f"{spec.name}:in")), True
-            elif spec.name in self.delta_ends:
-                hidden, fresh = hidden + self._read(self.delta_ends[spec.name].feature), True
-                if spec.pushes:
-                    self.call.skips[spec.name] = hidden
-            else:
-                fresh = fresh and self._inside_delta(spec.name)
-            for feature, before in delta_inputs.items():
-                if feature.endswith(f"..{spec.name}:delta"):
-                    self.recorded[feature] = hidden - before
-        return hidden
-
-    def _evaluate(self, spec: LayerSpec, hidden: Tensor) -> Tensor:
-        """Run one layer and keep what is to be recorded of it."""
-        self._fetch_skip(spec)
-        if f"{spec.name}:in" in self.record:
-            self.recorded[f"{spec.name}:in"] = hidden
-        hidden = self.unet._run(spec, hidden, self.call)
-        self._count(spec.name)
-        if spec.pushes:
-            self.call.skips[spec.name] = hidden
-        if f"{spec.name}:out" in self.record:
-            self.recorded[f"{spec.name}:out"] = hidden
-        return hidden
-
-    def _inside_delta(self, name: str) -> bool:
-        index = self.unet.topology.index
-        return any(index(delta.first) <= index(name) < index(delta.last) for delta in self.scope.deltas)
-
-    def _fetch_skip(self, spec: LayerSpec) -> None:
-        if spec.pops is not None and spec.pops not in self.call.skips:
-            self.call.skips[spec.pops] = self._read(f"{spec.pops}:out")
-
-    def _read(self, feature: str) -> Tensor:
-        assert self.cache is not None
-        if self.engagement is not None:
-            self.engagement.reuse(self.steps, feature)
-        return self.call.layout.spread_frames(self.cache.read(feature))
-
-    def _count(self, layer: str) -> None:
-        if self.engagement is not None:
-            self.engagement.compute(self.steps, layer)
+def _row_tokens(attention: Attention, tokens: Tensor, frames: int) -> KeysValues:
+    """Projected cross-attention tokens of every (branch, frame) row, given per branch or per frame."""
+    if tokens.ndim == 4:
+        return attention.project(tokens.flatten(0, 1))
+    return KeysValues(*(tensor.repeat_interleave(frames, 0) for tensor in attention.project(tokens)))

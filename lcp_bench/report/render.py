@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lcp_bench.report.quality import QualityCell, QualityColumn, quality_columns, real_videos
 from lcp_bench.report.table import Measured, Row, Table, reasons
 
 EMPTY = "n/a"
+REAL = "(real videos)"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,33 @@ def with_interval(cell: Measured) -> str:
     return f"{number(cell.value)}{interval} n={cell.n}"
 
 
+def quality_grid(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the quality table below a table: one line per run, then the real videos; empty without any.
+
+    A column holds one score under one protocol, with one label and one n. Real videos stand only where these agree.
+    """
+    rows = [row.quality for row in table.rows]
+    shown = quality_columns(rows)
+    if not shown:
+        return [], []
+    lines = [
+        [row.model, row.accel, *(_quality(row.quality.cells, column) for column in shown), row.run_id]
+        for row in table.rows
+    ]
+    real = real_videos(rows, shown)
+    if real:
+        lines.append([REAL, "", *(_quality(real, column) for column in shown), ""])
+    return ["model", "accel", *(column.title for column in shown), "run"], lines
+
+
+def _quality(cells: Mapping[QualityColumn, QualityCell], column: QualityColumn) -> str:
+    cell = cells.get(column)
+    if cell is None:
+        return EMPTY
+    text = with_interval(Measured(cell.value, cell.low, cell.high, cell.n))
+    return text if cell.n == cell.n_expected else f"{text} of {cell.n_expected} PARTIAL"
+
+
 def markdown(tables: Sequence[Table], unfinished: Sequence[tuple[str, str]] = ()) -> str:
     """One section per table, then why cells are empty, then the runs that have no record."""
     parts = []
@@ -91,6 +120,10 @@ def markdown(tables: Sequence[Table], unfinished: Sequence[tuple[str, str]] = ()
             _line("---:" if column.is_number else "---" for column in shown),
             *(_line(_markdown(column.cell(row)) for column in shown) for row in table.rows),
         ]
+        titles, cells = quality_grid(table)
+        if titles:
+            lines += ["", "### Quality", "", _line(map(_markdown, titles)), _line(["---"] * len(titles))]
+            lines += [_line(map(_markdown, row)) for row in cells]
         notes = [f"- {_markdown(note)}" for note in reasons(table.rows)]
         parts.append("\n".join([*lines, *(["", *notes] if notes else [])]))
     if unfinished:
@@ -151,11 +184,31 @@ def to_csv(tables: Sequence[Table], unfinished: Sequence[tuple[str, str]] = ()) 
     writer = csv.writer(buffer, lineterminator="\n")
     for index, table in enumerate(tables):
         buffer.write(f"{chr(10) if index else ''}# {table.labels.heading()}\n")
-        writer.writerow(_CSV)
-        writer.writerows([get(row) for get in _CSV.values()] for row in table.rows)
+        rows = [row.quality for row in table.rows]
+        shown = quality_columns(rows)
+        writer.writerow([*_CSV, *(f"{column.key}{part}" for column in shown for part in _CSV_PARTS)])
+        for row in table.rows:
+            writer.writerow([*(get(row) for get in _CSV.values()), *_csv_quality(row.quality.cells, shown)])
+        real = real_videos(rows, shown)
+        if real:
+            writer.writerow([REAL, *[""] * (len(_CSV) - 1), *_csv_quality(real, shown)])
     for run, problem in unfinished:
         buffer.write(f"# run without a record: {run}: {' '.join(problem.split())}\n")
     return buffer.getvalue()
+
+
+_CSV_PARTS: dict[str, Callable[[QualityCell], Any]] = {
+    "": lambda cell: cell.value,
+    "|low": lambda cell: cell.low,
+    "|high": lambda cell: cell.high,
+    "|n_expected": lambda cell: cell.n_expected,
+}
+
+
+def _csv_quality(cells: Mapping[QualityColumn, QualityCell], shown: Sequence[QualityColumn]) -> list[Any]:
+    return [
+        None if (cell := cells.get(column)) is None else get(cell) for column in shown for get in _CSV_PARTS.values()
+    ]
 
 
 _LATEX = {
@@ -175,28 +228,36 @@ def escape_latex(text: str) -> str:
 
 
 def latex(tables: Sequence[Table], unfinished: Sequence[tuple[str, str]] = ()) -> str:
-    """One `table*` per table, with booktabs rules; notes and runs without a record follow as comments."""
+    """One `table*` per table, one more for quality; notes and runs without a record follow as comments."""
     parts = []
     for table in tables:
-        shown = columns(table)
-        lines = [
-            r"\begin{table*}",
-            r"\centering",
-            rf"\caption{{{escape_latex(table.labels.heading())}}}",
-            r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{{''.join('r' if column.is_number else 'l' for column in shown)}}}",
-            r"\toprule",
-            _latex_line(column.title for column in shown),
-            r"\midrule",
-            *(_latex_line(column.cell(row) for column in shown) for row in table.rows),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table*}",
-            *(f"% {' '.join(note.split())}" for note in reasons(table.rows)),
-        ]
-        parts.append("\n".join(lines))
+        shown, heading = columns(table), table.labels.heading()
+        align = "".join("r" if column.is_number else "l" for column in shown)
+        titles = [column.title for column in shown]
+        lines = _latex_table(heading, align, titles, [[column.cell(row) for column in shown] for row in table.rows])
+        titles, cells = quality_grid(table)
+        if titles:
+            lines += _latex_table(f"Quality: {heading}", f"ll{'r' * (len(titles) - 3)}l", titles, cells)
+        parts.append("\n".join([*lines, *(f"% {' '.join(note.split())}" for note in reasons(table.rows))]))
     parts += [f"% run without a record: {run}: {' '.join(problem.split())}" for run, problem in unfinished]
     return "% needs \\usepackage{booktabs,graphicx}\n" + "\n\n".join(parts) + "\n"
+
+
+def _latex_table(caption: str, align: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{escape_latex(caption)}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule",
+        _latex_line(titles),
+        r"\midrule",
+        *map(_latex_line, rows),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table*}",
+    ]
 
 
 def _latex_line(cells: Any) -> str:

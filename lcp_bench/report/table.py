@@ -8,6 +8,7 @@ from typing import Any
 
 from lcp_bench.errors import ConfigError
 from lcp_bench.record import Record
+from lcp_bench.report.quality import RowQuality, quality_notes, row_quality
 from lcp_bench.store import StoredRun
 
 
@@ -60,6 +61,7 @@ class Row:
     cache_mb: Measured
     peak_memory_mb: Measured
     peak_memory_of: str
+    quality: RowQuality
     status: str
     status_reason: str
     run_id: str
@@ -151,6 +153,7 @@ def make_row(record: Record) -> Row:
         cache_mb=_number(record, "cache_bytes", 1e6),
         peak_memory_mb=_number(_block(record, "memory"), memory_key, 1e6),
         peak_memory_of=bytes_of,
+        quality=row_quality(record),
         status=record["status"],
         status_reason=record.get("status_reason", ""),
         run_id=record["run_id"],
@@ -159,7 +162,7 @@ def make_row(record: Record) -> Row:
 
 
 def reasons(rows: Sequence[Row]) -> list[str]:
-    """Why cells are empty and runs are not whole, one line per reason, with the runs that it concerns."""
+    """Why cells are empty and runs are not whole, one line per reason with the runs that it concerns; then floors."""
     found: dict[str, list[str]] = {}
     names = {
         "seconds_per_clip": "time", "speedup": "speed-up", "speedup_bound": "speed-up bound",
@@ -175,7 +178,8 @@ def reasons(rows: Sequence[Row]) -> list[str]:
                 lines.append(f"no interval of the {name}: {cell.reason}")
         for line in lines:
             found.setdefault(line, []).append(row.run_id)
-    return [f"{line} ({', '.join(runs)})" for line, runs in found.items()]
+    notes = [f"{line} ({', '.join(runs)})" for line, runs in found.items()]
+    return notes + quality_notes({row.run_id: row.quality for row in rows})
 
 
 def _block(record: Record, name: str) -> Mapping[str, Any]:

@@ -10,19 +10,22 @@ from pathlib import Path
 import pytest
 from recorder import Recorder, Result
 
+from lcp_bench.preflight import CONF
+
 GOOD = ("+model=hallo", "+accel=lcp")
+STRATEGIES = ", ".join(sorted(path.stem for path in (CONF / "accel").glob("*.yaml")))
 
 # Words, then what the message must contain.
 WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((), ("no model given", "hallo", "python -m lcp_bench +model=hallo +accel=lcp")),
     (("+accel=lcp",), ("no model given", "hallo", "for example")),
-    (("+model=hallo",), ("no accel given", "fewer_steps, lcp, none", "+accel=none", "never an absence")),
+    (("+model=hallo",), ("no accel given", STRATEGIES, "+accel=none", "never an absence")),
     (("+modle=hallo",), ("'modle'", "did you mean 'model'?", "sampler")),
     (("+modle=hallo", "+accel=lcp"), ("'modle'", "did you mean 'model'?")),
     (("modle.size=tiny", *GOOD), ("'modle'", "did you mean 'model'?")),
     (("+model=halo", "+accel=lcp"), ("unknown model 'halo'", "did you mean 'hallo'?")),
-    (("+model=hallo", "+accel=lpc"), ("unknown accel 'lpc'", "did you mean 'lcp'?", "fewer_steps, lcp, none")),
-    (("+model=hallo", "+accel=null"), ("unknown accel 'null'", "fewer_steps, lcp, none")),
+    (("+model=hallo", "+accel=lpc"), ("unknown accel 'lpc'", "did you mean 'lcp'?", STRATEGIES)),
+    (("+model=hallo", "+accel=null"), ("unknown accel 'null'", STRATEGIES)),
     (("+model=hallo", "+accel=[none,lcp]"), ("one name", "[none,lcp]", "-m +accel=none,lcp")),
     (("+model=hallo", "+accel=none,lcp"), ("+accel=none,lcp", "add -m")),
     ((*GOOD, "sampler.stepz=2"), ("'sampler.stepz'", "did you mean 'sampler.steps'?", "eta, guidance_scale, seed")),
@@ -69,7 +72,7 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*GOOD, "-m", "--cfg", "job"), ("leave out -m",)),
     ((*GOOD, "--experimental-rerun", "x.pkl"), ("not supported",)),
     (("-m", "+model=hallo", "+accel=none,lpc"), ("unknown accel 'lpc'", "did you mean 'lcp'?")),
-    (("-m", "+model=hallo", "+accel=glob(z*)"), ("matches nothing", "fewer_steps, lcp, none")),
+    (("-m", "+model=hallo", "+accel=glob(z*)"), ("matches nothing", STRATEGIES)),
     (("-m", "+model=hallo", "+accel=interval(0,1)"), ("not an interval",)),
     (("-m", *GOOD, "sampler.steps=20,0"), ("model=hallo accel=lcp sampler.steps=0", "in 1..1000")),
     (("-m", "+model=hallo", "+accel=none,lcp", "accel.hold=noise"), ("in the job", "accel=none", "'accel.hold'")),

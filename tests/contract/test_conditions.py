@@ -43,7 +43,7 @@ def test_reference_rows_as_published() -> None:
     assert reference_rows(portrait, 2, 3, "tiled").flatten().tolist() == [1, 0, 1]
     assert reference_rows(portrait, 2, 4, "branch").flatten().tolist() == [1]
     assert reference_rows(portrait[:1], 1, 3, "tiled").flatten().tolist() == [0]
-    with pytest.raises(ConfigError, match="'tiled' or 'branch', got 'mixed'"):
+    with pytest.raises(ConfigError, match="'tiled', 'branch' or 'own', got 'mixed'"):
         reference_rows(portrait, 2, 4, "mixed")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,10 +211,10 @@ def by_hand(unet: UNet, strategy: LightningCP, state: Tensor, conditions: Condit
         return u + 3.5 * (c - u)
 
     class Kept:
-        def replace(self, features: dict[str, Tensor]) -> None:
+        def replace(self, features: dict[str, Tensor], _step: int) -> None:
             kept.update(features)
 
-        def read(self, name: str) -> Tensor:
+        def read(self, name: str, _steps: Sequence[int]) -> Tensor:
             return kept[name]
 
     for group in plan.groups:
@@ -318,8 +319,8 @@ def test_the_cache_is_empty_after_a_segment(small_unet: UNet, monkeypatch: pytes
     caches = []
 
     class Watched(sampling.FeatureCache):
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, *options: Any) -> None:
+            super().__init__(*options)
             caches.append(self)
 
     monkeypatch.setattr(sampling, "FeatureCache", Watched)

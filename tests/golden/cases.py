@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 COMMITTED = Path(__file__).parent / "data"
+NUMBERS = ("key_steps", "final_pow", "mask", "new_rate", "diff_before_moreg", "moreg_after")
+"""Keys of a meta's entries that a handler must reproduce where a case has no output tensors."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,22 @@ class Case:
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """Expected tensors."""
-        return load_file(self.folder / "outputs.safetensors")
+        """Expected tensors; in a case without any, the numbers in the entries of its meta, as `INDEX.KEY`."""
+        path = self.folder / "outputs.safetensors"
+        if path.is_file():
+            return load_file(path)
+        entries = self.meta.get("entries") or self.meta["runs"]
+        return {
+            f"{number}.{key}": torch.tensor(entry[key])
+            for number, entry in enumerate(entries)
+            for key in NUMBERS
+            if entry.get(key) is not None
+        }
 
     def tolerance(self, output: str) -> tuple[float, float]:
         """(rtol, atol) of one output."""
         own = self.meta.get("output_tolerances", {}).get(output, {})
-        return own.get("rtol", self.meta["rtol"]), own.get("atol", self.meta["atol"])
+        return own.get("rtol", self.meta.get("rtol", 1e-5)), own.get("atol", self.meta.get("atol", 0.0))
 
 
 def roots() -> list[Path]:

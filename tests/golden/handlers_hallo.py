@@ -249,6 +249,7 @@ def pipeline_segments(case: Case) -> Outputs:
             audio_tokens=model.audio_tokens(window_frames(inputs["audio_emb"])),
             masks=masks(inputs),
             face_feature=model.face_feature(inputs["face_region"]),
+            branches=2,
         )
         noise = iter([inputs[f"initial_latents.{number}"] for number in range(call["segments"])]).__next__
         frames = []

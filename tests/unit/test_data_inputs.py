@@ -71,6 +71,7 @@ def test_a_good_clip_is_complete(demo: Clip) -> None:
         "face_source": "given",
         "landmarks_source": "given",
         "embedding": "absent",
+        "foreground_source": "face region",
         "portrait_size": [512, 512],
     }
 

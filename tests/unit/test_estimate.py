@@ -16,11 +16,11 @@ from lcp_bench.accel.estimate import HoldLatents, HoldNoise, HoldOutput, InputEs
 from lcp_bench.accel.lightningcp import LightningCP
 from lcp_bench.accel.schedule import Group, ScheduleConfig
 from lcp_bench.errors import ConfigError
-from lcp_bench.schedulers import DDIM
+from lcp_bench.schedulers import DDIM, FlowMatching, StepScheduler
 
-# Flow matching has no scheduler here yet, so its run (3) is left out.
 RUNS = [("hold_model_output0", HoldOutput()), ("hold_model_output1", HoldOutput()), ("hold_noise1", HoldNoise())]
 RUNS += [("hold_model_output2", HoldOutput()), ("hold_noise2", HoldNoise()), ("hold_model_output0", HoldNoise())]
+RUNS += [("hold_model_output3", HoldOutput()), ("hold_model_output3", HoldNoise())]
 PLAIN_DDIM = {"rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
 """diffusers' own defaults of what the cases leave out and this project sets."""
 
@@ -37,14 +37,21 @@ def case(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+def scheduler_of(run: dict[str, Any]) -> StepScheduler:
+    """The scheduler of a run."""
+    if run["cls"] == "FlowMatchEulerDiscreteScheduler":
+        return FlowMatching(run["num_steps"], **run["config"])
+    return DDIM(run["num_steps"], **{**PLAIN_DDIM, **run["config"]})
+
+
 @pytest.mark.parametrize(("output", "estimator"), RUNS, ids=lambda value: getattr(value, "__class__", type).__name__)
 def test_golden(case: Path, output: str, estimator: InputEstimator) -> None:
-    """diffusers' own schedulers stepped ahead; with predicted noise both ways of holding are the same."""
+    """diffusers' own schedulers stepped ahead; with predicted noise or velocity both ways of holding are the same."""
     meta: dict[str, Any] = json.loads((case / "meta.json").read_text())
     number = int(output[-1])
     run = meta["runs"][number]
     inputs, wanted = load_file(case / "inputs.safetensors"), load_file(case / "outputs.safetensors")[output]
-    scheduler = DDIM(run["num_steps"], **{**PLAIN_DDIM, **run["config"]})
+    scheduler = scheduler_of(run)
     assert list(scheduler.timesteps) == run["timesteps"]
     latents, prediction = inputs[f"z_key{number}"], inputs[f"model_output_key{number}"]
     following = scheduler.apply(latents, prediction, run["key"])

@@ -119,7 +119,9 @@ def test_executed_is_what_the_sampler_computes(tiny: tuple[RunConfig, CostReport
 def test_a_wider_shell_costs_more_and_keeps_its_own_feature() -> None:
     config = plan_config("+accel=lcp", "model.size=tiny", "model.frames_per_segment=2")
     tracer, topology = plan_report._Tracer(config), plan_report.unet_topology(config)
-    costs = [tracer.cost(shell_scope(topology, site)) for site in ("up.3.2", "up.3.1", "up.2.1")]
+    shells = [shell_scope(topology, site) for site in ("up.3.2", "up.3.1", "up.2.1")]
+    tracer.sizes(tuple({name for shell in shells for name in shell.reads(topology)}))  # one pass records for all three
+    costs = [tracer.cost(shell) for shell in shells]
     work = [(cost.published_macs, cost.executed_macs) for cost in costs]
     assert work == sorted(work)
     # float32, two branches, two frames: 32 channels at 8 x 8; then 64 at 4 x 4

@@ -109,6 +109,28 @@ def test_held_noise_with_noise_prediction() -> None:
         torch.testing.assert_close(ahead, state, rtol=1e-5, atol=1e-5)
 
 
+def test_held_noise_with_sample_prediction() -> None:
+    """If the clean image never changes either, holding the noise is what the steps themselves do."""
+    scheduler = DDIM(20, prediction_type="sample")
+    clean, state = noise(2), noise(1)
+    walked = scheduler.walk_with_held_noise(state, clean, 3, range(4, 9))
+    state = scheduler.apply(state, clean, 3)
+    for step, ahead in zip(range(4, 9), walked, strict=True):
+        state = scheduler.apply(state, clean, step)
+        torch.testing.assert_close(ahead, state, rtol=0, atol=1e-5)
+
+
+def test_sample_and_velocity_prediction_are_one_step() -> None:
+    velocity, by_sample = DDIM(20), DDIM(20, prediction_type="sample")
+    state, clean = noise(1), noise(2)
+    for step in (1, 10, 19):
+        alpha = velocity.alphas_cumprod[int(velocity.timesteps[step])]
+        v = (alpha.sqrt() * state - clean) / (1 - alpha).sqrt()
+        torch.testing.assert_close(
+            velocity.apply(state, v, step), by_sample.apply(state, clean, step), rtol=0, atol=1e-4
+        )
+
+
 def test_drawn_noise_is_rounded_as_drawn() -> None:
     full = draw_noise((2, 3), torch.Generator().manual_seed(9), torch.float32)
     half = draw_noise((2, 3), torch.Generator().manual_seed(9), torch.float16)

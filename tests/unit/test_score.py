@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,8 @@ from lcp_bench.score_run import NEEDED, SEEDED_WARNING
 from lcp_bench.video import write_video
 from metrics import pixels
 from metrics.frames import read_frames
-from metrics.weights import BACKBONES
+from metrics.fvd import Fvd
+from metrics.weights import BACKBONES, Loaded
 
 SIDE = 32
 Run = Callable[..., tuple[int, str, str]]
@@ -191,7 +194,7 @@ def test_a_wrong_weight_file_is_found_before_any_work(run: Run, folders: Path) -
 def test_what_cannot_be_computed_is_said(run: Run, folders: Path) -> None:
     class Options:
         videos, reference, baseline, backbones = str(folders / "made"), None, None, None
-        metrics, seeded, cache = None, False, "features"
+        metrics, seeded, cache, metric = None, False, "features", "paper"
 
     request = score.make_request(Options)
     assert request.metrics == ("sync",)
@@ -246,3 +249,55 @@ def test_wrong_commands(arguments: list[str], message: str, run: Run, folders: P
 def test_listing_a_folder(folders: Path) -> None:
     assert list(find_videos(folders / "made", "VIDEOS")) == ["a", "b", "c", "d"]
     assert parse_metrics("Sync,fid , fid") == ("fid", "sync")
+
+
+def test_the_mini_set_is_chosen_by_name(run: Run, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers carry their own label, so they never meet public ones."""
+    asked: list[tuple[Any, ...]] = []
+
+    def mini_metrics(names: Any, folder: Path | None = None) -> dict[str, Any]:
+        asked.append((tuple(names), folder))
+        return {"fvd": Fvd(Loaded.of(Colours(), "mini_net", "sha256:1", "mini"))}
+
+    module = types.ModuleType("metrics.mini")
+    module.mini_metrics = mini_metrics  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "metrics.mini", module)
+    arguments = ("made", "--reference", "real", "--metrics", "fvd", "--metric", "mini", "--cache", "features")
+    code, out, err = run(*arguments, "--format", "json")
+    assert code == 0, err
+    assert set(asked) == {(("fvd",), None)}
+    floor = scores_of(out)["fvd_floor", "reference"]
+    assert floor["label"] == "mini"
+    assert "n = 2: 2 of 4 real clips against 2 others" in floor["notes"]
+    assert run("made", "--metrics", "sync", "--metric", "mini", "--seeded")[0] == 2
+
+
+def test_fidelity_of_pictures_below_the_window_is_a_gap(run: Run, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write_video(tmp_path / folder / "a.mp4", picture_video(1, 3, 10), 25.0)
+    code, out, _ = run("one", "--baseline", "two", "--metrics", "fidelity")
+    assert code == 1 and "a (too small): a.mp4 is 10 x 10 pixels" in out
+
+
+def test_a_file_that_cannot_be_read_is_a_gap(run: Run, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metrics import metric
+
+    honest = metric.file_sha256
+
+    def refuse(path: Path) -> str:
+        if path.name == "a.mp4":
+            raise PermissionError(13, "Permission denied", str(path))
+        return honest(path)
+
+    monkeypatch.setattr(metric, "file_sha256", refuse)
+    code, out, _ = run("made", "--baseline", "plain", "--metrics", "fidelity")
+    assert code == 0 and "a (undecodable): " in out and "Permission denied" in out
+
+
+def test_the_disks_errors_have_no_traceback(run: Run, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device", "features")
+
+    monkeypatch.setattr("lcp_bench.score_run.score_set", full)
+    code, out, err = run("made", "--baseline", "plain", "--metrics", "fidelity")
+    assert (code, out) == (1, "") and err.startswith("features: No space left on device")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from quality_records import block, score
 
 from lcp_bench.errors import StoreError
 from lcp_bench.record import canonical_json, pair_block, run_id, validate
@@ -104,7 +105,8 @@ def test_a_wrong_field_is_refused_by_name(
 
 def test_public_weights_may_carry_quality_but_need_their_files(make_record: Callable[..., dict[str, Any]]) -> None:
     labels = {"weights": "public", "metric_backbones": "public", "dataset": "folder:0a1b2c3d"}
-    record = make_record(labels=labels, quality={"fid": ESTIMATE})
+    quality = {"paper:0123abcd": block(score("fid", label="public"), name="paper")}
+    record = make_record(labels=labels, quality=quality)
     validate(record)
     with pytest.raises(StoreError, match="the files of the public weights"):
         validate(record | {"weights": []})

@@ -46,6 +46,7 @@ def planned(clips: str = "ab", weights: str = "seeded") -> Any:
         weights=WeightsLabel(weights, "identity", ({"file": "net.pth", "sha256": "0" * 64, "bytes": 1},)),
         identity=IDENTITY,
         store=SimpleNamespace(run_id=run_id(IDENTITY)),
+        processes=1,
     )
 
 

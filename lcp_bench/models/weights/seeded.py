@@ -19,6 +19,7 @@ from torch import nn
 from lcp_bench.errors import WeightsError
 from lcp_bench.models.temporal import PositionTable
 from lcp_bench.models.weights.assign import assign_tensor, refuse_meta
+from lcp_bench.models.whisper import position_table as whisper_positions
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -94,7 +95,13 @@ def position_table(shape: Shape) -> torch.Tensor:
         return PositionTable(shape[2], shape[1]).pe
 
 
-COMPUTED: Mapping[str, Callable[[Shape], torch.Tensor]] = {"pe": position_table}
+def speech_table(shape: Shape) -> torch.Tensor:
+    """Position table of Whisper's encoder, float32 (states, width), on the CPU."""
+    with torch.device("cpu"):
+        return whisper_positions(*shape)
+
+
+COMPUTED: Mapping[str, Callable[[Shape], torch.Tensor]] = {"pe": position_table, "positional_embedding": speech_table}
 """Buffers that a checkpoint stores although the model can compute them, by the last part of their key."""
 
 

@@ -1,0 +1,1 @@
+"""Training of what this repository ships: the `mini` model and the `mini` metric networks."""

@@ -1,0 +1,215 @@
+"""Stages 2 and 3 of `mini`: single frames with reference and sound, then sequences with the temporal modules.
+
+The conditions are built by the same functions as in generation; only the row layout differs: every sample of a batch
+is a branch of its own, at its own timestep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lcp_bench.models.conditions import Conditions
+from lcp_bench.models.mini import PortraitGuide, share_noise
+from lcp_bench.models.prior import PortraitPrior
+from lcp_bench.models.unet import UNet
+from lcp_bench.schedulers import DDIM
+from lcp_bench.train.mini_data import LATENT_SIDE, LEVELS
+
+WINDOW_RADIUS = 2
+MIN_NOISE_SHARE = 0.2
+"""Largest weight of a timestep is one over this; see `DenoiserLoss`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenoiserOptions:
+    """What a batch looks like.
+
+    Attributes:
+        frames: Frames per sample.
+        consecutive: Whether they follow each other (then motion frames are given) or are scattered over the take.
+        motion_frames: Frames before the sample that the temporal modules see.
+        drop: Share of batches without sound and reference, for guidance.
+        lip_weight: Extra weight of the loss where the lips are.
+        motion_noise: Standard deviation of the noise on given motion frames; generated ones are never perfect.
+    """
+
+    frames: int
+    consecutive: bool
+    motion_frames: int = 2
+    drop: float = 0.1
+    lip_weight: float = 3.0
+    motion_noise: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch.
+
+    Attributes:
+        target: Clean latents (samples, C, frames, h, w).
+        reference: (samples, 1 + motion frames or 1, C, h, w).
+        mel: Windows (samples, frames, 5, hops, bands).
+        masks: (samples, 3, cells), all levels joined.
+        region: (samples, 1, H, W) in [0, 1].
+        noise: As `target`.
+        timesteps: (samples,).
+        dropped: Whether sound and reference are withheld.
+    """
+
+    target: Tensor
+    reference: Tensor
+    mel: Tensor
+    masks: Tensor
+    region: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    dropped: bool
+
+
+class DenoiserLoss:
+    """Error of the predicted clean latents; see `lcp_bench.train.loop.LossFunction`.
+
+    Args:
+        networks: `denoising_unet`, `reference_unet`, `portrait_guide`, `audio_proj`.
+        arrays: See `lcp_bench.train.mini_data.load_clips`, plus `latents`.
+        reference_frames: Indices of the frames that may be portraits.
+        batch: Samples per step.
+        options: What a sample looks like.
+        channel_weights: (C,), weight of each latent channel; None weighs all alike.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        arrays: Mapping[str, NDArray[Any]],
+        reference_frames: NDArray[np.int64],
+        batch: int,
+        options: DenoiserOptions,
+        channel_weights: Tensor | None = None,
+    ) -> None:
+        channels = arrays["latents"].shape[2]
+        self.channel_weights = torch.ones(channels) if channel_weights is None else channel_weights
+        self.networks, self.arrays, self.batch, self.options = networks, arrays, batch, options
+        self.reference_frames = reference_frames
+        self.alphas = DDIM(20).alphas_cumprod.float()
+
+    def __call__(self, generator: np.random.Generator) -> Tensor:
+        """The loss of one random batch."""
+        batch = self.draw(generator)
+        alpha = self.alphas[batch.timesteps][:, None, None, None, None]
+        noised = alpha.sqrt() * batch.target + (1 - alpha).sqrt() * batch.noise
+        # An error of the clean latents is one of the velocity divided by the noise's share; where that share is small
+        # the weight is bounded, or the faintest noise would rule the loss.
+        predicted, prior = self.predict(noised, batch)
+        error = (predicted - batch.target).square() / (1 - alpha).clamp(min=MIN_NOISE_SHARE)
+        lips = batch.masks[:, 2, : LATENT_SIDE**2].unflatten(1, (LATENT_SIDE, LATENT_SIDE))[:, None, None]
+        weight = (1 + self.options.lip_weight * lips) * self.channel_weights[:, None, None, None]
+        loss: Tensor = (error * weight).mean() / weight.mean()
+        return loss + _surprise(prior, batch.target)
+
+    def predict(self, noised: Tensor, batch: Batch) -> tuple[Tensor, PortraitPrior]:
+        """The networks' clean latents (samples, C, frames, h, w), and the prior behind them."""
+        unet, reference = self.networks["denoising_unet"], self.networks["reference_unet"]
+        guide, projection = self.networks["portrait_guide"], self.networks["audio_proj"]
+        assert isinstance(unet, UNet) and isinstance(reference, UNet) and isinstance(guide, PortraitGuide)
+        samples, frames = batch.target.shape[0], batch.target.shape[2]
+        tokens = projection(batch.mel)
+        bank, _ = reference.write_features(batch.reference.flatten(0, 1), None)
+        sites = unet.site_conditions(
+            bank,
+            None,
+            torch.zeros_like(tokens) if batch.dropped else tokens,
+            branches=samples,
+            frames=frames,
+            row_rule="own",
+        )
+        if batch.dropped:
+            sites = {name: replace(site, reference=None) for name, site in sites.items()}
+        feature, variance = guide(batch.reference[:, 0], batch.region)
+        conditions = Conditions(
+            samples,
+            frames,
+            sites,
+            _levels(batch.masks, frames),
+            feature[:, None],
+        )
+        weight = unet.time_embedding.linear_1.weight
+        time = unet.time_embedding(batch.timesteps.to(weight.device, torch.float32))
+        prior = PortraitPrior(batch.reference[:, 0, :, None], variance[:, :, None])
+        output = unet.forward_samples(noised, time, conditions)
+        # The variance learns from the pictures themselves, not from what makes the network's task easy.
+        fixed = PortraitPrior(prior.mean, prior.variance.detach())
+        return fixed.clean(noised, output, self.alphas[batch.timesteps]), prior
+
+    # ------------------------------------------------------------------ batches
+
+    def draw(self, generator: np.random.Generator) -> Batch:
+        """A random batch."""
+        arrays, count = self.arrays, self.batch
+        people = generator.integers(0, arrays["latents"].shape[0], count)
+        numbers = generator.integers(0, len(self.reference_frames), count)
+        times, motion = self._times(generator, self.reference_frames[numbers])
+        pictures = np.concatenate([self.reference_frames[numbers][:, None], motion], axis=1)
+        reference = torch.from_numpy(arrays["latents"][people[:, None], pictures]).float()
+        if motion.shape[1]:
+            noise = generator.standard_normal(reference[:, 1:].shape, dtype=np.float32)
+            reference[:, 1:] += self.options.motion_noise * torch.from_numpy(noise)
+        target = torch.from_numpy(arrays["latents"][people[:, None], times]).float().transpose(1, 2)
+        last = arrays["mel"].shape[1] - 1
+        windows = np.clip(times[..., None] + np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1), 0, last)
+        return Batch(
+            target=target,
+            reference=reference,
+            mel=torch.from_numpy(arrays["mel"][people[:, None, None], windows]).float(),
+            masks=torch.from_numpy(arrays["masks"][people, numbers]).float(),
+            region=torch.from_numpy(arrays["region"][people, numbers]).float()[:, None] / 255,
+            noise=self._noise(generator, target.shape),
+            timesteps=torch.from_numpy(generator.integers(0, len(self.alphas), count)),
+            dropped=bool(generator.random() < self.options.drop),
+        )
+
+    def _noise(self, generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
+        """Noise as generation draws it: frames that follow each other share a part of it."""
+        samples, channels, frames, *cells = shape
+        extra = int(self.options.consecutive)
+        drawn = generator.standard_normal((samples, channels, frames + extra, *cells), dtype=np.float32)
+        noise = torch.from_numpy(drawn)
+        return share_noise(noise) if self.options.consecutive else noise
+
+    def _times(
+        self, generator: np.random.Generator, portraits: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Frame indices of the targets (samples, frames) and of the motion frames (samples, motion frames).
+
+        Half of the sequences begin at the portrait, which then stands in for the motion frames, as in a clip's first
+        segment; the others follow the take's own frames, as in later segments.
+        """
+        options, length = self.options, self.arrays["latents"].shape[1]
+        if not options.consecutive:
+            shape = (self.batch, options.frames)
+            return generator.integers(0, length, shape), np.zeros((self.batch, 0), dtype=np.int64)
+        latest = length - options.frames
+        starts = generator.integers(options.motion_frames, latest + 1, self.batch)
+        first = (generator.random(self.batch) < 0.5) & (portraits <= latest)
+        starts = np.where(first, portraits, starts)
+        before = starts[:, None] - np.arange(options.motion_frames, 0, -1)
+        motion = np.where(first[:, None], portraits[:, None], before)
+        return starts[:, None] + np.arange(options.frames), motion
+
+
+def _surprise(prior: PortraitPrior, target: Tensor) -> Tensor:
+    """Negative log-likelihood of the clean latents under the prior, without its constant."""
+    return 0.5 * ((target - prior.mean).square() / prior.variance + prior.variance.log()).mean()
+
+
+def _levels(masks: Tensor, frames: int) -> list[Tensor]:
+    """Joined masks (samples, 3, cells) as the audio attention takes them: per level, (3, rows, L, 1)."""
+    sizes = [(LATENT_SIDE >> level) ** 2 for level in range(LEVELS)]
+    return [level.transpose(0, 1).repeat_interleave(frames, 1)[..., None] for level in masks.split(sizes, dim=2)]
