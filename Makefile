@@ -32,7 +32,7 @@ lint: setup ## ruff, formatting, spelling, types
 format: setup ## sort imports and format
 	@$(PY) -m ruff check --quiet --select I --fix . && $(PY) -m ruff format .
 
-demo: setup ## generate videos of drawn portraits with two strategies and compare them
+demo: setup ## animate drawn people with four strategies, score and compare them (two minutes)
 	@.ci/demo
 
 bench: ## time LightningCP against the unaccelerated model, interleaved (full size on a GPU, tiny on a CPU)

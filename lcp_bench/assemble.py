@@ -11,15 +11,14 @@ from torch import nn
 
 from lcp_bench.config import RunConfig
 from lcp_bench.errors import ConfigError
+from lcp_bench.models.memo import EMOTION_ENCODER
 from lcp_bench.models.mini import COMPONENTS as MINI_COMPONENTS
-from lcp_bench.models.registry import assemble, kind_of
+from lcp_bench.models.registry import PublicWeights, assemble, kind_of
 from lcp_bench.models.shipped import SHIPPED, load_shipped, shipped_hash
 from lcp_bench.models.talking_head import TalkingHead
-from lcp_bench.models.weights.layouts import describe_hallo, load_hallo
+from lcp_bench.models.weights.emotion2vec import describe_emotion2vec, load_emotion2vec
+from lcp_bench.models.weights.report import WeightsReport
 from lcp_bench.models.weights.seeded import apply_seeded_v1, draw_on_device, weights_identity
-
-SPEECH = "wav2vec"
-"""The component that stays in float32, as upstream runs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,10 @@ def describe_weights(config: RunConfig, device: torch.device) -> WeightsLabel:
         return WeightsLabel("seeded", weights_identity(rule, config.model.weights_seed, device))
     if config.model.name == "mini":
         return _describe_mini(shipped_folder(config))
-    report = describe_hallo(Path(config.paths.weights))
+    root = Path(config.paths.weights)
+    report = _public(config).describe(root)
+    if config.model.emotion == "classified":
+        report = WeightsReport(root=root, files=report.files + describe_emotion2vec(root).files)
     files = tuple({"file": file.place, "sha256": file.sha256, "bytes": file.size_bytes} for file in report.files)
     return WeightsLabel("public", report.identity, files)
 
@@ -94,23 +96,29 @@ def load_model(config: RunConfig, device: torch.device) -> TalkingHead:
         modules = kind.build_modules(config.model.size, "meta")
         load_shipped(modules, shipped_folder(config), device, dtype)
     elif config.model.weights == "checkpoint":
-        modules = kind.build_modules(config.model.size, "meta")
-        load_hallo(modules, Path(config.paths.weights), device, dtype)
+        modules = _public_modules(config, device, dtype)
     elif _seed_rule(config) == "seeded-v1":
         modules = _seeded_modules(config, device, dtype)
     else:
         modules = kind.build_modules(config.model.size, "meta")
         for name, module in modules.items():
-            own = torch.float32 if name == SPEECH else dtype
+            own = torch.float32 if name in kind.float32 else dtype
             draw_on_device(module, config.model.weights_seed, device, own, component=name)
-    return assemble(
-        config.model.name,
-        modules,
-        frames=config.model.frames_per_segment,
-        motion_frames=config.model.motion_frames,
-        reference_dtype=getattr(torch, config.model.reference_dtype),
-        motion_scale=config.model.motion_scale,
-    )
+    return assemble(modules, config.model)
+
+
+def _public_modules(config: RunConfig, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
+    public, root, model = _public(config), Path(config.paths.weights), config.model
+    built = public.build(root) if public.build else kind_of(model.name, model.size).build_modules(model.size, "meta")
+    public.load(built, root, device, dtype)
+    return built if model.emotion != "classified" else {**built, EMOTION_ENCODER: load_emotion2vec(root, device)}
+
+
+def _public(config: RunConfig) -> PublicWeights:
+    public = kind_of(config.model.name, config.model.size).public
+    if public is None:
+        raise ConfigError(f"{config.model.name} has no public weights; use model.weights=seeded")
+    return public
 
 
 def _seed_rule(config: RunConfig) -> str:
@@ -120,9 +128,10 @@ def _seed_rule(config: RunConfig) -> str:
 
 
 def _seeded_modules(config: RunConfig, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
-    modules = kind_of(config.model.name, config.model.size).build_modules(config.model.size, "cpu")
+    kind = kind_of(config.model.name, config.model.size)
+    modules = kind.build_modules(config.model.size, "cpu")
     for number, (name, module) in enumerate(modules.items()):
-        tables = [key for key, _ in module.named_buffers() if key.endswith(".pe")]
+        tables = [key for key, _ in module.named_buffers() if key.endswith((".pe", "positional_embedding"))]
         apply_seeded_v1(module, config.model.weights_seed * len(modules) + number, computed_buffers=tables)
-        nn.Module.to(module, device, torch.float32 if name == SPEECH else dtype)
+        nn.Module.to(module, device, torch.float32 if name in kind.float32 else dtype)
     return modules

@@ -4,7 +4,8 @@ Hydra's own `hydra.main` is not used: it throws away the results of a sweep, so 
 answers a wrong command with a traceback after making folders. The same Hydra object is driven directly instead: first
 it checks the command (`preflight`), then it runs it through Hydra's launchers and sweepers.
 
-Exit codes: 0 all done, 1 something failed, 2 the command is wrong and nothing was touched, 130 interrupted.
+Exit codes: 0 all done, 1 something failed, 2 the command is wrong and nothing was touched, 130 interrupted, 143
+terminated.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from types import FrameType
 from typing import Any, NoReturn
 
 from hydra._internal.hydra import Hydra
@@ -31,29 +34,21 @@ from omegaconf import DictConfig, OmegaConf
 from lcp_bench import __version__
 from lcp_bench.config import RunConfig, to_run_config
 from lcp_bench.errors import ConfigError, LcpBenchError
-from lcp_bench.launch import launched, require_one_parallel_run
+from lcp_bench.launch import JobOutcome, launched, require_one_parallel_run
+from lcp_bench.launchers import require_usable, sweep
 from lcp_bench.measure.clock import pause
 from lcp_bench.preflight import CONFIG_NAME, Command, Groups, Job, check_command, complete_words, hydra_app
+from lcp_bench.turns import CHEAP, NOT_TRIED, in_turn, is_in_turn
 from lcp_bench.typed import suggestion
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 
-@dataclass(frozen=True)
-class JobOutcome:
-    """How one job ended; what a launcher carries back from another process.
-
-    Attributes:
-        exit_code: 0 if the job succeeded.
-        overrides: The words that made the job.
-        message: The error, empty on success.
-    """
-
-    exit_code: int
-    overrides: tuple[str, ...]
-    message: str = ""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: a batch system's preemption, `kill`, a shutdown."""
 
 
 def emit_json(payload: Mapping[str, Any]) -> None:
@@ -75,8 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = any(re.fullmatch(r"\+*run\.debug=(true|yes|on|1)", word, re.IGNORECASE) for word in words)
     try:
-        with _stdout_of_the_first():
+        with _stdout_of_the_first(), _orderly_end():
             return _dispatch(words)
+    except Terminated:
+        _say("terminated; finished clips are kept: give the same command again to go on")
+        return TERMINATED
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
@@ -137,6 +135,7 @@ def _dispatch(words: list[str]) -> int:
         command = check_command(hydra, args.overrides, sweep=args.multirun, config_name=config_name)
         runs = [(each.config.accel_name, each.plan) for each in command.jobs if each.config.run.action == "run"]
         require_one_parallel_run(launched(), runs, sweep=command.sweep)
+        require_usable(command.hydra_settings, runs, sweep=command.sweep)
         if args.cfg or args.info:
             args.overrides = list(command.overrides)
             _inform(hydra, parser, args, config_name)
@@ -149,6 +148,10 @@ def _execute(hydra: Hydra, command: Command, config_name: str) -> int:
     options = [current.config.run for current in command.jobs]
     if all(option.action == "plan" or option.dry for option in options):
         configure_log(command.hydra_settings.job_logging, command.hydra_settings.verbose)
+        if command.sweep and all(option.action == "run" for option in options):
+            from lcp_bench.dry import dry_sweep
+
+            return dry_sweep(command.jobs)
         return _finish([_run_here(current) for current in command.jobs], command)
     overrides = list(command.overrides)
     if launched().rank:
@@ -158,19 +161,20 @@ def _execute(hydra: Hydra, command: Command, config_name: str) -> int:
         return _finish([_run_here(current) for current in command.jobs], command)
     if not command.sweep:
         return _finish([hydra.run(config_name, job, overrides).return_value], command)
-    batches = hydra.multirun(config_name, job, [*overrides, "hydra.mode=MULTIRUN"])
-    # Optimisers return nothing; they fail loudly by themselves when a job does.
-    return _finish([returned.return_value for batch in batches or () for returned in batch], command)
+    if is_in_turn(command.hydra_settings):
+        configure_log(command.hydra_settings.job_logging, command.hydra_settings.verbose)
+        return _finish(in_turn(command, _run_here), command)
+    return _finish(sweep(hydra, config_name, job, overrides), command)
 
 
 def _run_here(current: Job) -> JobOutcome:
-    """A job that computes nothing needs no launcher, and no folder that a launcher would make."""
+    """A job in this process, without Hydra's launcher; it never raises."""
     try:
         return perform(current.config, current.overrides)
     except Exception as error:
         if current.config.run.debug:
             traceback.print_exc()
-        return JobOutcome(_exit_code(error), current.overrides, _explain(error))
+        return JobOutcome(_exit_code(error), current.overrides, _explain(error), not isinstance(error, CHEAP))
 
 
 def _finish(outcomes: Sequence[JobOutcome], command: Command) -> int:
@@ -183,7 +187,8 @@ def _finish(outcomes: Sequence[JobOutcome], command: Command) -> int:
         return outcomes[0].exit_code
     for index, outcome in failed:
         _say(f"failed: job {index} ({' '.join(outcome.overrides)}): {outcome.message}")
-    _say(f"{len(failed)} of {len(outcomes)} jobs failed")
+    untried = sum(outcome.message.startswith(NOT_TRIED) for _, outcome in failed)
+    _say(f"{len(failed)} of {len(outcomes)} jobs failed" + (f", {untried} of them were not tried" if untried else ""))
     return 1 if failed else 0
 
 
@@ -226,6 +231,28 @@ def _explain(error: BaseException) -> str:
 
 def _exit_code(error: BaseException) -> int:
     return error.exit_code if isinstance(error, LcpBenchError) else 1
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: locks are freed and half-written files removed on the way out.
+
+    Not where torchrun started several processes: one of them may be waiting for the others, deaf to everything but the
+    signal's default.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or launched().processes > 1 or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from lcp_bench.models.foreground import foreground_levels
 from lcp_bench.models.talking_head import ClipConstants, TalkingHead
 from lcp_bench.parallel import Ranks
 from lcp_bench.sampling import Sampler
-from lcp_bench.schedulers import DDIM, draw_noise
+from lcp_bench.schedulers import draw_noise
 
 GENERATION_STAGES = ("encode", "reference", "denoise", "decode")
 
@@ -45,6 +45,8 @@ class GeneratedClip:
         frames: uint8 (frames, H, W, 3), cut to the clip's own number of frames.
         seconds: Stage name to its total, for the stages of `GENERATION_STAGES`.
         segments: Number of segments.
+        passes: How often the denoising network saw a segment's number of frames in each step; differs from `segments`
+            where windows move over one long segment.
         engagement: Counters over all segments.
         cache_bytes: Largest feature cache.
         decisions: What the strategy decided at run time, per segment; empty for a fixed plan.
@@ -53,6 +55,7 @@ class GeneratedClip:
     frames: NDArray[np.uint8]
     seconds: dict[str, float]
     segments: int
+    passes: float
     engagement: Engagement
     cache_bytes: int
     decisions: tuple[Decisions, ...] = ()
@@ -78,9 +81,9 @@ class ClipRunner:
         self, config: RunConfig, model: TalkingHead, strategy: Strategy, plan: Plan, ranks: Ranks | None = None
     ) -> None:
         self.config, self.model, self.plan, self.ranks = config, model, plan, ranks or Ranks()
-        scheduler = DDIM(plan.num_steps, **model.scheduler_options)
+        scheduler = model.scheduler(plan.num_steps)
         with torch.inference_mode():
-            self.sampler = Sampler(model.unet, strategy, plan, scheduler, config.sampler.guidance_scale, self.ranks)
+            self.sampler = Sampler(model.denoiser, strategy, plan, scheduler, config.sampler.guidance_scale, self.ranks)
 
     def input_spec(self) -> ModelInputSpec:
         """What the data side must deliver."""
@@ -95,6 +98,7 @@ class ClipRunner:
             max_seconds=dataset.max_seconds,
             face_detector=dataset.face_detector,
             insightface_root=dataset.insightface_root,
+            face_crop=model.face_crop,
         )
 
     @torch.inference_mode()
@@ -115,6 +119,7 @@ class ClipRunner:
         model = self.model
         guided = self.config.sampler.guidance_scale > 1
         constants = model.prepare(inputs, guided=guided, fps=self.config.model.fps)
+        inputs = replace(inputs, notes={**inputs.notes, **constants.notes})
         inputs, constants = self._with_foreground(inputs, constants)
         synchronize(model.device)  # so that whoever times the preparation times all of it
         return PreparedClip(inputs, constants)
@@ -145,32 +150,56 @@ class ClipRunner:
         config, model = self.config, self.model
         self.ranks.meet(model.device)
         generator = torch.Generator().manual_seed(config.sampler.seed)
-        watch = Stopwatch(model.device)
-        engagement, cache_bytes, pieces = Engagement(), 0, []
+        watch, constants = Stopwatch(model.device), prepared.constants
+        engagement, cache_bytes = Engagement(), 0
         decisions: list[Decisions] = []
-        total = prepared.constants.audio_tokens.shape[0] // model.frames
+        spans, taken = model.spans(constants), _Frames(prepared.inputs.frame_count)
         segments = generate_segments(
             model,
             self.sampler,
-            prepared.constants,
+            constants,
             lambda shape: draw_noise(shape, generator, model.dtype),
             watch.stage,
+            taken.take,
         )
         for number, segment in enumerate(segments, start=1):
-            pieces.append(to_uint8(segment.frames))
             engagement.merge(segment.engagement)
             cache_bytes = max(cache_bytes, segment.cache_bytes)
             if segment.decisions is not None:
                 decisions.append(segment.decisions)
             if on_segment is not None:
-                on_segment(number, total)
-        frames = np.concatenate(pieces)[: prepared.inputs.frame_count]
-        return GeneratedClip(frames, watch.totals(), total, engagement, cache_bytes, tuple(decisions))
+                on_segment(number, len(spans))
+        passes = model.passes(constants)
+        return GeneratedClip(
+            taken.frames, watch.totals(), len(spans), passes, engagement, cache_bytes, tuple(decisions)
+        )
+
+
+class _Frames:
+    """Decoded frames as bytes, in one piece of memory from the start."""
+
+    def __init__(self, count: int) -> None:
+        self._wanted, self._count = count, 0
+        self._frames: NDArray[np.uint8] | None = None
+
+    def take(self, frames: torch.Tensor) -> None:
+        """Convert and keep frames (frames, 3, H, W) in [0, 1], those beyond the clip's own number excepted."""
+        pixels = to_uint8(frames[: self._wanted - self._count])
+        if self._frames is None:
+            self._frames = np.empty((self._wanted, *pixels.shape[1:]), dtype=np.uint8)
+        self._frames[self._count : self._count + len(pixels)] = pixels
+        self._count += len(pixels)
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """uint8 (frames, H, W, 3); fewer than wanted where the model made fewer."""
+        assert self._frames is not None
+        return self._frames[: self._count]
 
 
 def needs_embedding(config: RunConfig) -> bool:
     """Whether the weights depend on an identity embedding that must be given; random ones do not care."""
-    return config.model.name == "hallo" and config.model.weights == "checkpoint"
+    return config.model.name in ("hallo", "memo") and config.model.weights == "checkpoint"
 
 
 def to_uint8(frames: torch.Tensor) -> NDArray[np.uint8]:

@@ -12,113 +12,24 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from lcp_bench.budget import with_budget
 from lcp_bench.errors import ConfigError
 from lcp_bench.metric_config import MetricConfig
+from lcp_bench.model_config import MODEL_SIZES, ModelConfig
 from lcp_bench.synthetic_config import SyntheticConfig
-from lcp_bench.typed import build, check_choices, dotted_keys, unknown_key
+from lcp_bench.typed import build, check_choices, dotted_keys, expand, require_range, unknown_key
+from lcp_bench.typed import require as require
 
 if TYPE_CHECKING:
     from lcp_bench.accel.strategy import Strategy
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-
 # Keys of the accel group that belong to the harness and not to the strategy's own Config.
 _ACCEL_RESERVED = ("name", "_target_")
-
-
-def require(condition: bool, key: str, expected: str, value: object) -> None:
-    """Raise `ConfigError` "KEY must be EXPECTED, got VALUE" unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{key} must be {expected}, got {value!r}")
-
-
-def _require_range(key: str, value: float | None, low: float, high: float) -> None:
-    if value is not None:
-        require(low <= value <= high, key, f"in {low}..{high}", value)
-
-
-MODEL_SIZES = {"hallo": ("full", "tiny"), "mini": ("full",)}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelPresets:
-    """Values of a model that other groups refer to.
-
-    Attributes:
-        key_steps: Key steps of LightningCP's published operating point.
-        equal_cost_steps: Plain steps that cost as much as that operating point.
-        image_size: Width and height of the video in pixels, by model size.
-        dtype: Number format of the networks, by model size.
-    """
-
-    key_steps: int
-    equal_cost_steps: int
-    image_size: dict[str, int]
-    dtype: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """Which network runs, and its public default values.
-
-    Attributes:
-        name: The model.
-        size: `full` is the published network, `tiny` the same code at laptop size; mini has one size, `full`.
-        weights: `checkpoint` reads trained weights: public files below `paths.weights`, for mini those of
-            its own training; `seeded` draws random ones, for speed only.
-        checkpoint: mini only: folder with weights of `python -m lcp_bench.train`; None is where that puts them.
-        weights_seed: Seed of seeded weights.
-        dtype: Number format of the networks.
-        reference_dtype: Format that the reference features are rounded to, as upstream does it.
-        tf32: Let GPUs round float32 products to 10 bits of mantissa; off, so that float32 means float32.
-        frames_per_segment: Frames denoised together.
-        motion_frames: Last frames of a segment that the next segment sees.
-        fps: Frames per second of the video.
-        image_size: Width and height of the video in pixels, a multiple of 64 (the coarsest of 4 latent levels).
-        steps: Denoising steps of the public release; the default of `sampler.steps`.
-        guidance_scale: Classifier-free guidance of the public release; the default of `sampler.guidance_scale`.
-        motion_scale: Weights of the full, face and lip branches of the audio attention, 0 or more.
-        face_expand_ratio: Factor by which the face box is widened before it becomes a mask.
-        presets: Values that other groups refer to.
-    """
-
-    name: Literal["hallo", "mini"]
-    size: Literal["full", "tiny"]
-    weights: Literal["checkpoint", "seeded"]
-    weights_seed: int
-    dtype: Dtype
-    reference_dtype: Dtype
-    tf32: bool
-    frames_per_segment: int
-    motion_frames: int
-    fps: float
-    image_size: int
-    steps: int
-    guidance_scale: float
-    motion_scale: tuple[float, float, float]
-    face_expand_ratio: float
-    presets: ModelPresets
-    checkpoint: str | None = None
-
-    def __post_init__(self) -> None:
-        _require_range("model.weights_seed", self.weights_seed, 0, 2**63 - 1)
-        _require_range("model.frames_per_segment", self.frames_per_segment, 1, 32)
-        _require_range("model.motion_frames", self.motion_frames, 0, self.frames_per_segment)
-        _require_range("model.fps", self.fps, 1, 120)
-        _require_range("model.image_size", self.image_size, 64, 1024)
-        require(self.image_size % 64 == 0, "model.image_size", "a multiple of 64", self.image_size)
-        _require_range("model.steps", self.steps, 1, 1000)
-        require(all(scale >= 0 for scale in self.motion_scale), "model.motion_scale", "0 or more", self.motion_scale)
-        _require_range("model.face_expand_ratio", self.face_expand_ratio, 1.0, 4.0)
-        if self.checkpoint is not None:
-            require(self.name == "mini", "model.checkpoint", "absent, only mini has one", self.checkpoint)
-            object.__setattr__(self, "checkpoint", _expand("model.checkpoint", self.checkpoint))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,10 +49,10 @@ class SamplerConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        _require_range("sampler.steps", self.steps, 1, 1000)
-        _require_range("sampler.guidance_scale", self.guidance_scale, 1.0, 100.0)
-        _require_range("sampler.eta", self.eta, 0.0, 1.0)
-        _require_range("sampler.seed", self.seed, 0, 2**63 - 1)
+        require_range("sampler.steps", self.steps, 1, 1000)
+        require_range("sampler.guidance_scale", self.guidance_scale, 1.0, 100.0)
+        require_range("sampler.eta", self.eta, 0.0, 1.0)
+        require_range("sampler.seed", self.seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,9 +82,9 @@ class DatasetConfig:
     synthetic: SyntheticConfig | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", _expand("dataset.root", self.root))
+        object.__setattr__(self, "root", expand("dataset.root", self.root))
         if self.insightface_root is not None:
-            object.__setattr__(self, "insightface_root", _expand("dataset.insightface_root", self.insightface_root))
+            object.__setattr__(self, "insightface_root", expand("dataset.insightface_root", self.insightface_root))
         if self.max_seconds is not None:
             require(self.max_seconds > 0, "dataset.max_seconds", "more than 0", self.max_seconds)
 
@@ -199,11 +110,11 @@ class MeasureConfig:
     bootstrap: int = 2000
 
     def __post_init__(self) -> None:
-        _require_range("measure.warmup_clips", self.warmup_clips, 0, 100)
-        _require_range("measure.repeats", self.repeats, 1, 1000)
-        _require_range("measure.pair_clips", self.pair_clips, 1, 1000)
-        _require_range("measure.pair_repeats", self.pair_repeats, 1, 1000)
-        _require_range("measure.bootstrap", self.bootstrap, 100, 1_000_000)
+        require_range("measure.warmup_clips", self.warmup_clips, 0, 100)
+        require_range("measure.repeats", self.repeats, 1, 1000)
+        require_range("measure.pair_clips", self.pair_clips, 1, 1000)
+        require_range("measure.pair_repeats", self.pair_repeats, 1, 1000)
+        require_range("measure.bootstrap", self.bootstrap, 100, 1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,7 +150,7 @@ class PathsConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _expand(f"paths.{field.name}", getattr(self, field.name)))
+            object.__setattr__(self, field.name, expand(f"paths.{field.name}", getattr(self, field.name)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,6 +165,9 @@ class RunOptions:
         debug: Show tracebacks.
         limit: Number of clips; None means all.
         retry_failed: Try the failed clips of a finished run again.
+        fail_fast: End a run after so many clips in a row fail for the same reason, and a sweep after so many runs do;
+            a portrait or sound that cannot be used does not count; None tries everything.
+        wait_s: How long to wait for a run that another process makes; 0 leaves it to that process.
         threads: CPU threads; None leaves torch's choice.
         ranks_timeout_s: Under torchrun, how long a process waits for another one that does not come.
     """
@@ -265,12 +179,16 @@ class RunOptions:
     debug: bool = False
     limit: int | None = None
     retry_failed: bool = False
+    fail_fast: int | None = 3
+    wait_s: float = 0.0
     threads: int | None = None
     ranks_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        _require_range("run.limit", self.limit, 1, 10**9)
-        _require_range("run.threads", self.threads, 1, 1024)
+        require_range("run.limit", self.limit, 1, 10**9)
+        require_range("run.fail_fast", self.fail_fast, 1, 10**9)
+        require_range("run.wait_s", self.wait_s, 0, 10**9)
+        require_range("run.threads", self.threads, 1, 1024)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -321,7 +239,7 @@ def to_run_config(config: DictConfig) -> RunConfig:
         ConfigError: A key is unknown or missing, a value has the wrong type or is out of range, an interpolation points
             to nothing, or `accel._target_` does not name a strategy.
     """
-    data = _plain(config)
+    data = _plain(with_budget(config))
     accel = data.get("accel")
     if isinstance(accel, dict):
         data = {**data, "accel": _complete_accel(accel)}
@@ -339,11 +257,6 @@ def baseline_of(config: RunConfig) -> RunConfig:
     """The same run without acceleration: the other side of a paired measurement."""
     accel = {"name": "none", "_target_": "lcp_bench.accel.strategy.NoAcceleration"}
     return dataclasses.replace(config, accel=accel)
-
-
-def _expand(key: str, folder: str) -> str:
-    require(bool(folder.strip()), key, "a folder", folder)
-    return str(Path(folder).expanduser())
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -48,3 +48,11 @@ class RankError(LcpBenchError):
 
 class StoreError(LcpBenchError):
     """A record cannot be written or read (lock held, disk full, unknown schema)."""
+
+
+class RunHeldError(StoreError):
+    """Another living process makes this run; nothing is wrong with it."""
+
+
+class RepeatedError(LcpBenchError):
+    """The same failure came so often in a row that trying on would only cost time (`run.fail_fast`)."""

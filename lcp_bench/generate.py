@@ -1,5 +1,7 @@
 """From a clip's inputs to its frames: segments in order, each handing its last frames to the next.
 
+A model that moves windows over the whole video has one segment of all frames.
+
 The portrait passes through the reference network together with the motion frames, once per segment; the sampler then
 denoises the segment, and the decoder turns it into frames before the next segment starts.
 """
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from lcp_bench.accel.gate import Decisions
 from lcp_bench.models.features import Engagement
-from lcp_bench.models.talking_head import ClipConstants, TalkingHead
+from lcp_bench.models.talking_head import ClipConstants, Past, TalkingHead
 from lcp_bench.sampling import Sampler
 
 StageTimer = Callable[[str], AbstractContextManager[object]]
@@ -47,6 +49,7 @@ def generate_segments(
     constants: ClipConstants,
     draw: Callable[[tuple[int, ...]], Tensor],
     stage: StageTimer = lambda _name: nullcontext(),
+    on_frames: Callable[[Tensor], None] | None = None,
 ) -> Iterator[Segment]:
     """Generate a clip segment by segment.
 
@@ -56,18 +59,22 @@ def generate_segments(
         constants: The clip's constants.
         draw: Noise source, called once per segment in order with (1, C, frames, h, w).
         stage: Timer of the stages.
+        on_frames: Takes decoded frames (frames, 3, H, W) as they come; of those the segments then keep no more than the
+            motion frames, so that a long video never lies in memory as floating-point numbers.
 
     Yields:
         The segments in order.
     """
-    count = constants.audio_tokens.shape[0] // model.frames
+    spans = model.spans(constants)
     with torch.inference_mode(), stage("encode"):
         portrait = model.encode(constants.portrait[None])
     motion = portrait.expand(model.motion_frames, -1, -1, -1)
-    for number in range(count):
-        segment = _generate_segment(model, sampler, constants, number, torch.cat([portrait, motion]), draw, stage)
+    past: Past = {}
+    for span in spans:
+        latents = torch.cat([portrait, motion])
+        segment = _generate_segment(model, sampler, constants, span, latents, past, draw, stage, on_frames)
         yield segment
-        if number + 1 < count and model.motion_frames:
+        if span is not spans[-1] and model.motion_frames:
             with torch.inference_mode(), stage("encode"):
                 motion = model.encode(segment.frames[-model.motion_frames :] * 2 - 1)
 
@@ -77,21 +84,41 @@ def _generate_segment(
     model: TalkingHead,
     sampler: Sampler,
     constants: ClipConstants,
-    number: int,
+    span: range,
     reference_latents: Tensor,
+    past: Past,
     draw: Callable[[tuple[int, ...]], Tensor],
     stage: StageTimer,
+    on_frames: Callable[[Tensor], None] | None,
 ) -> Segment:
     with stage("reference"):
         unread = sampler.unread_references
         bank = model.write_reference(constants, reference_latents, unread)
-        conditions = model.segment_conditions(constants, bank, number * model.frames, unread)
+        conditions = model.conditions_after(constants, bank, span.start, past, unread)
         conditions = replace(conditions, foreground=constants.foreground)
     with stage("denoise"):
-        channels, height, width = reference_latents.shape[1:]
-        shape = (1, channels, model.frames, height, width)
-        noise = model.initial_noise(draw, shape).to(model.device)
+        channels, cells = model.unet.config.latent_channels, reference_latents.shape[2:]
+        noise = model.initial_noise(draw, (1, channels, len(span), *cells)).to(model.device)
         result = sampler.denoise(noise, conditions)
-    with stage("decode"):
-        frames = model.decode(result.latents)
-    return Segment(frames, result.latents, result.engagement, result.cache_bytes, result.decisions)
+    pieces = list(_decoded(model, constants, result.latents, stage, on_frames))
+    return Segment(torch.cat(pieces), result.latents, result.engagement, result.cache_bytes, result.decisions)
+
+
+def _decoded(
+    model: TalkingHead,
+    constants: ClipConstants,
+    latents: Tensor,
+    stage: StageTimer,
+    on_frames: Callable[[Tensor], None] | None,
+) -> Iterator[Tensor]:
+    """A segment's frames piece by piece, or what is left of each piece that `on_frames` took."""
+    pieces = model.decode_pieces(latents, constants)
+    while True:
+        with stage("decode"):
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        if on_frames is not None:
+            on_frames(piece)
+            piece = piece[len(piece) - model.motion_frames :].clone()
+        yield piece

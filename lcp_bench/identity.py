@@ -40,9 +40,12 @@ def run_identity(
     dataset = _without(asdict(config.dataset), "root", "insightface_root")
     if dataset["synthetic"] is None:
         del dataset["synthetic"]  # so that other data sets keep the identity that they had before it existed
+    model = _without(asdict(config.model), "presets", "checkpoint")
+    if model["emotion"] is None:
+        del model["emotion"]  # as above, for models without emotions
     return {
         "schema": 1,
-        "model": _without(asdict(config.model), "presets", "checkpoint"),
+        "model": model,
         "accel": dict(config.accel),
         "sampler": asdict(config.sampler),
         "dataset": {**dataset, "manifest_sha256": manifest.sha256, "limit": config.run.limit},

@@ -33,6 +33,23 @@ class Launch:
     local_processes: int = 1
 
 
+@dataclass(frozen=True)
+class JobOutcome:
+    """How one job ended; what a launcher carries back from another process.
+
+    Attributes:
+        exit_code: 0 if the job succeeded.
+        overrides: The words that made the job.
+        message: The error, empty on success.
+        costly: Whether it failed after work had begun, so that the next run may well fail alike.
+    """
+
+    exit_code: int
+    overrides: tuple[str, ...]
+    message: str = ""
+    costly: bool = False
+
+
 def launched() -> Launch:
     """Read the environment that torchrun sets.
 
@@ -62,10 +79,23 @@ def require_one_parallel_run(launch: Launch, plans: Sequence[tuple[str, Plan]], 
             f"torchrun with {launch.processes} processes makes one run, got a sweep (-m); give one torchrun command "
             "per run"
         )
+    require_parallel_followers(launch.processes, plans)
+
+
+def require_parallel_followers(processes: int, plans: Sequence[tuple[str, Plan]]) -> None:
+    """Refuse several processes for a strategy that has work for one.
+
+    Args:
+        processes: How many make one run together.
+        plans: As for `require_one_parallel_run`.
+
+    Raises:
+        ConfigError: Names the strategy.
+    """
     for name, plan in plans:
-        if not any(group.parallel and len(group.followers) > 1 for group in plan.groups):
+        if processes > 1 and not any(group.parallel and len(group.followers) > 1 for group in plan.groups):
             raise ConfigError(
-                f"accel={name} has no parallel group of two or more followers, so {launch.processes} processes would "
-                "all compute the same; start it without torchrun, or use a strategy with parallel followers, such as "
+                f"accel={name} has no parallel group of two or more followers, so {processes} processes would "
+                "all compute the same; start it with one process, or use a strategy with parallel followers, such as "
                 "+accel=lcp"
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcp_bench.accel.gate import Decisions
 from lcp_bench.accel.schedule import Plan, plan_of_keys
+from lcp_bench.work_units import work_unit
 
 if TYPE_CHECKING:
     from lcp_bench.plan_report import CostReport
@@ -57,7 +58,9 @@ def open_document(costs: CostReport) -> dict[str, Any]:
 def open_text(document: Mapping[str, Any]) -> str:
     """The line above the tables of an open plan."""
     dearest = document["tflops_per_clip_dearest"]
+    unit = work_unit(dearest.values())
     return (
         "the plan is decided at run time; what follows is its cheapest case, and at most it costs "
-        f"{dearest['as_published']:.2f} TFLOP per clip as published, {dearest['executed']:.2f} executed"
+        f"{unit.show(dearest['as_published'], 2)} {unit.name} per clip as published, "
+        f"{unit.show(dearest['executed'], 2)} executed"
     )

@@ -123,6 +123,7 @@ class Quality:
             "metrics": list(config.metrics),
             "bootstrap": "as each protocol says" if config.bootstrap is None else config.bootstrap,
             "min_clips": config.min_clips,
+            "intervals": "over people where the data set knows them, else over clips",
             "weights": set_identity(config.name, config.metrics, self.backbones),
         }
 
@@ -199,6 +200,7 @@ class Quality:
             backbones=self.backbones,
             cache=Path(self.planned.config.paths.cache) / FEATURES,
             min_clips=self.asked_for.min_clips,
+            identities={clip.id: clip.identity for clip in self.planned.clips if clip.identity},
         )
 
     def _metrics(self) -> dict[str, Metric]:

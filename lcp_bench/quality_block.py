@@ -16,7 +16,7 @@ def block_key(asked: Mapping[str, Any]) -> str:
     """Name of the block that answers a question: the set, and 8 hex digits over everything asked.
 
     Args:
-        asked: `set`, `metrics`, `bootstrap`, `min_clips` and `weights` (their hashes).
+        asked: `set`, `metrics`, `bootstrap`, `min_clips`, `intervals` and `weights` (their hashes).
     """
     return f"{asked['set']}:{hashlib.sha256(canonical_json(dict(asked)).encode()).hexdigest()[:8]}"
 

@@ -48,12 +48,16 @@ class FailedClip(TypedDict):
 
 
 class Clips(TypedDict):
-    """Counts over the data set: `n_ok + n_failed <= n_expected`; equality is what makes a record `complete`."""
+    """Counts over the data set: `n_ok + n_failed <= n_expected`; equality is what makes a record `complete`.
+
+    identities: clip to the person in it, where the data set knows; intervals of scores are over people then.
+    """
 
     n_expected: int
     n_ok: int
     n_failed: int
     failed: list[FailedClip]
+    identities: NotRequired[dict[str, str]]
 
 
 class Estimate(TypedDict):

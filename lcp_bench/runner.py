@@ -10,7 +10,6 @@ to generate the same clips in step with it (`lcp_bench.parallel`), and leave bef
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -24,17 +23,20 @@ from tqdm import tqdm
 
 from lcp_bench.assemble import WeightsLabel, describe_weights, load_model, resolve_device, set_precision
 from lcp_bench.cli import emit_json
-from lcp_bench.clip_runner import ClipRunner, GeneratedClip, PreparedClip, needs_embedding
+from lcp_bench.clip_row import clip_row, row_line
+from lcp_bench.clip_runner import ClipRunner, PreparedClip, needs_embedding
 from lcp_bench.config import RunConfig, baseline_of, build_strategy
 from lcp_bench.data.manifest import Clip, Manifest
 from lcp_bench.data.registry import load_dataset
-from lcp_bench.errors import ClipError, ConfigError, LcpBenchError, RankError, StoreError
+from lcp_bench.dry import report_dry
+from lcp_bench.errors import ClipError, ConfigError, LcpBenchError, RankError, RepeatedError, StoreError
+from lcp_bench.fail_fast import INPUT_STAGES, InARow
+from lcp_bench.failure import failure_recorded, request_of, request_recorded
 from lcp_bench.identity import require_equal, run_identity
 from lcp_bench.launch import launched
 from lcp_bench.measure.clock import Stopwatch, monotonic_s
 from lcp_bench.measure.memory import MemoryScope
 from lcp_bench.models.talking_head import TalkingHead
-from lcp_bench.open_plans import decisions_row
 from lcp_bench.pairing import assist_pair, measure_pair
 from lcp_bench.parallel import ENDS_RUN, Ranks, joined
 from lcp_bench.plan_report import CostReport, cost_report
@@ -104,21 +106,47 @@ def run(config: RunConfig, overrides: Sequence[str]) -> RunSummary:
 def _lead(config: RunConfig, overrides: Sequence[str], ranks: Ranks, processes: int) -> RunSummary:
     """The run, by its only process or the first of several."""
     tracker = make_tracker(config.tracker)
-    planned = plan_run(config, processes)
-    quality = Quality(planned, overrides)
-    if planned.store.is_complete() and not _wants_retry(planned):
+    if config.run.dry:
+        return _dry(plan_run(config, processes), overrides, tracker)
+    with request_recorded(config, overrides):
+        planned = plan_run(config, processes)
+        quality = Quality(planned, overrides)
+        done = _is_done(planned)
+        if not done:
+            require_embeddings(planned)
+            quality.check()
+    if done:
         ranks.tell(None)
         ranks.part()
         return _report(planned, _score_finished(planned, quality, tracker), resumed=True)
-    if config.run.dry:
-        return _report_dry(planned)
-    require_embeddings(planned)
-    quality.check()
     with planned.store:
-        old = planned.store.read_record()
-        record = quality.score(_Execution(planned, ranks).perform(lambda record: quality.keep(record, old)))
+        done = _is_done(planned)  # by another process, while this one waited for the lock
+        if done:
+            ranks.tell(None)
+            ranks.part()
+        record = quality.score(planned.store.read_record() or {}) if done else _go_on(planned, quality, ranks)
     tracker.mirror(record, planned.store.path, _videos(planned))
-    return _report(planned, record, resumed=False)
+    return _report(planned, record, resumed=done)
+
+
+def _dry(planned: RunPlan, overrides: Sequence[str], tracker: Tracker) -> RunSummary:
+    """Say what the command would do; nothing is made."""
+    if _is_done(planned):
+        return _report(planned, _score_finished(planned, Quality(planned, overrides), tracker), resumed=True)
+    return report_dry(planned)
+
+
+def _go_on(planned: RunPlan, quality: Quality, ranks: Ranks) -> dict[str, Any]:
+    """Make what is missing of a locked run, and score it; an error is recorded."""
+    old = planned.store.read_record()
+    planned.store.write_request(request_of(planned))
+    execution = _Execution(planned, ranks)
+    with failure_recorded(planned, execution.costs):
+        return quality.score(execution.perform(lambda record: quality.keep(record, old)))
+
+
+def _is_done(planned: RunPlan) -> bool:
+    return planned.store.is_complete() and not _wants_retry(planned)
 
 
 def _assist(config: RunConfig, ranks: Ranks) -> None:
@@ -154,7 +182,7 @@ def plan_run(config: RunConfig, processes: int = 1) -> RunPlan:
     manifest = load_dataset(config.dataset, config.paths)
     clips = manifest.clips if config.run.limit is None else manifest.clips[: config.run.limit]
     identity = run_identity(config, manifest, weights, device, processes)
-    store = RunStore(config.paths.runs, run_id(identity))
+    store = RunStore(config.paths.runs, run_id(identity), wait_s=config.run.wait_s)
     return RunPlan(config, device, manifest, clips, weights, identity, store, processes)
 
 
@@ -191,6 +219,7 @@ class _Execution:
         self.costs: CostReport = cost_report(self.config)
         self.accelerated: ClipRunner | None = None
         self.model: TalkingHead | None = None
+        self.failures = InARow(self.config.run.fail_fast)
 
     def perform(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Do what is missing and write the record, after `complete` has added what an earlier record knew."""
@@ -205,8 +234,8 @@ class _Execution:
         if missing:
             self._warm_up(missing)
         with self._progress(missing) as bar:
-            for clip in missing:
-                self._process(clip, bar)
+            for number, clip in enumerate(missing, start=1):
+                self._watch(self._process(clip, bar), left=len(missing) - number)
                 bar.update()
         pair, pair_reason = self._pair()
         self.ranks.part()
@@ -272,7 +301,21 @@ class _Execution:
         assert self.accelerated is not None
         return self.accelerated
 
-    def _process(self, clip: Clip, bar: tqdm[Any]) -> None:
+    def _watch(self, row: dict[str, Any], left: int) -> None:
+        """End the run when the same failure comes again and again: then it is not the clips'.
+
+        Raises:
+            RepeatedError: `run.fail_fast` clips in a row failed alike.
+        """
+        if row["status"] == "ok":
+            self.failures.worked()
+        elif row["stage"] not in INPUT_STAGES and self.failures.failed(f"{row['stage']}: {row['reason']}") and left:
+            raise RepeatedError(
+                f"{self.failures.count} clips in a row failed alike at {row['stage']}: {row['reason']}; {left} more "
+                "were not tried. Mend it and add run.retry_failed=true; run.fail_fast=null tries every clip"
+            )
+
+    def _process(self, clip: Clip, bar: tqdm[Any]) -> dict[str, Any]:
         """Generate one clip and append its row, whatever happens to it."""
         try:
             with self.ranks.together():
@@ -282,7 +325,8 @@ class _Execution:
         except Exception as error:
             row = self._failure(clip, error)
         self.store.append_row(row)
-        log.info("%s", _row_line(row))
+        log.info("%s", row_line(row))
+        return row
 
     def _make(self, clip: Clip, bar: tqdm[Any]) -> dict[str, Any]:
         watch, started = Stopwatch("cpu"), monotonic_s()
@@ -339,43 +383,6 @@ def _stage_of(clip: Clip, stage: str) -> Iterator[None]:
         raise StoreError(f"the video of clip {clip.id} cannot be written: {error}; free space and run again") from error
 
 
-def clip_row(
-    clip: Clip,
-    prepared: PreparedClip,
-    samples: Sequence[GeneratedClip],
-    host_seconds: dict[str, float],
-    store: RunStore,
-) -> dict[str, Any]:
-    """The row of a finished clip; every timing sample is kept."""
-    first = samples[0]
-    stages = {name: [seconds] for name, seconds in host_seconds.items()}
-    for sample in samples:
-        for name, seconds in sample.seconds.items():
-            stages.setdefault(name, []).append(seconds)
-    return {
-        "clip": clip.id,
-        "status": "ok",
-        "frames": int(first.frames.shape[0]),
-        "segments": first.segments,
-        "video": os.path.relpath(store.clip_path(clip.id), store.path),
-        "frames_sha256": first.frames_sha256,
-        "repeats_equal": len({sample.frames_sha256 for sample in samples}) == 1,
-        "stages_s": stages,
-        "cache_bytes": first.cache_bytes,
-        "engagement": first.engagement.per_layer(),
-        **({"decisions": decisions_row(first.decisions)} if first.decisions else {}),
-        "inputs": prepared.inputs.notes,
-    }
-
-
-def _row_line(row: dict[str, Any]) -> str:
-    if row["status"] == "failed":
-        return f"clip {row['clip']}: failed at {row['stage']}: {row['reason']}"
-    seconds = sum(sum(samples) / len(samples) for samples in row["stages_s"].values())
-    denoise = row["stages_s"]["denoise"][0]
-    return f"clip {row['clip']}: {row['frames']} frames in {seconds:.2f} s (denoise {denoise:.2f} s)"
-
-
 def _videos(planned: RunPlan) -> list[Path]:
     return [path for clip in planned.clips if (path := planned.store.clip_path(clip.id)).is_file()]
 
@@ -389,11 +396,3 @@ def _report(planned: RunPlan, record: Any, *, resumed: bool) -> RunSummary:
     reasons = "; ".join(f"{item['clip']}: {item['reason']}" for item in clips["failed"][:3])
     message = f"{clips['n_failed']} of {clips['n_expected']} clips failed ({reasons}); every reason is in {path}"
     return RunSummary(path, record["status"], 1, message)
-
-
-def _report_dry(planned: RunPlan) -> RunSummary:
-    done = {row["clip"] for row in planned.store.rows()}
-    state = "partial" if done else "missing"
-    path = planned.store.path / "record.json"
-    emit_json({"record": str(path), "dry": True, "status": state, "clips_done": len(done), "clips": len(planned.clips)})
-    return RunSummary(path, state, 0)

@@ -25,6 +25,7 @@ from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.features import Engagement, FeatureCache
 from lcp_bench.models.topology import Topology
 from lcp_bench.models.unet import UNet
+from lcp_bench.models.windowed import WindowedUNet
 from lcp_bench.parallel import Ranks
 from lcp_bench.schedulers import StepScheduler
 
@@ -62,7 +63,7 @@ class Sampler:
 
     def __init__(
         self,
-        unet: UNet,
+        unet: UNet | WindowedUNet,
         strategy: Strategy,
         plan: Plan,
         scheduler: StepScheduler,
@@ -213,15 +214,7 @@ class _Segment:
             fork=fork,
         )
         self._tell_gate(step, reused=fork is not None and fork.reused)
-        return self._complete(sampler.guide(prediction), [self.state], turn.steps)
-
-    def _complete(self, guided: Tensor, inputs: Sequence[Tensor], steps: Sequence[int]) -> Tensor:
-        """Guided outputs (members, C, frames, h, w) as the scheduler takes them."""
-        prior = self.conditions.prior
-        if prior is None:
-            return guided
-        signal = torch.tensor([self.sampler.scheduler.signal_share(step) for step in steps])
-        return prior.clean(torch.cat(list(inputs)), guided, signal)
+        return sampler.guide(prediction)
 
     def _fork(self, step: int) -> Fork:
         gate = self.gate
@@ -275,8 +268,7 @@ class _Segment:
             cache=self.cache,
             engagement=self.engagement,
         )
-        own = slice(first, last + 1)
-        return self._complete(sampler.guide(batch), inputs[own], steps[own]).unsqueeze(1).unbind(0)
+        return sampler.guide(batch).unsqueeze(1).unbind(0)
 
 
 def expected_engagement(

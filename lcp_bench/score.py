@@ -10,7 +10,7 @@ import difflib
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class ScoreRequest:
         backbones: folder of weight files; None takes those that ship with the repository (`mini`).
         cache: folder of features.
         min_clips: Fréchet distances of fewer clips are null with a reason.
+        identities: clip to the person in it, where known: intervals are then over people.
     """
 
     videos: Videos
@@ -54,6 +55,7 @@ class ScoreRequest:
     backbones: Path | None = Path(DEFAULT_BACKBONES)
     cache: Path = Path(DEFAULT_CACHE)
     min_clips: int = 0
+    identities: dict[str, str] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

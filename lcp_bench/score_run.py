@@ -137,7 +137,8 @@ def _scores(metric: Metric, against: Videos | None, request: ScoreRequest) -> li
 
     def features(of: str, videos: Videos, clips: list[str]) -> FeatureSet:
         log.info("%s: %d clips of %s", metric.protocol.metric, len(clips), of)
-        return metric.features({clip: _files_of(clip, videos, against) for clip in clips}, cache)
+        found = metric.features({clip: _files_of(clip, videos, against) for clip in clips}, cache)
+        return replace(found, identities=request.identities)
 
     videos = features("videos", request.videos, expected)
     reference = baseline = None

@@ -2,8 +2,9 @@
 
     <root>/<run_id>/record.json   the record, replaced atomically
                     rows.jsonl    one line per clip, appended and synchronised to disk
+                    request.json  what the run is and the command that asked for it, for runs that have no record yet
                     clips/*.mp4   the videos
-                    lock          held (flock) by the process that writes
+                    lock          held by the process that writes (see `lcp_bench.lock`)
 
 A process that dies at any instant, `kill -9` included, leaves a folder from which the same command goes on: the lock
 dies with its owner, a half-written last row is cut off before the next append, and `record.json` is whole or absent.
@@ -11,13 +12,11 @@ dies with its owner, a half-written last row is cut off before the next append, 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,15 +25,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from lcp_bench.errors import StoreError
-from lcp_bench.measure.clock import monotonic_s, pause, utc_now
+from lcp_bench.lock import RunLock
 from lcp_bench.record import RECORD_SCHEMA, Record, check_json, run_id, validate
 
 __all__ = ["RECORD_SCHEMA", "RowsRead", "RunStore", "StoredRun", "list_records", "read_rows", "run_id", "validate"]
 
 log = logging.getLogger(__name__)
 
-_RECORD, _ROWS, _CLIPS, _LOCK = "record.json", "rows.jsonl", "clips", "lock"
-_POLL_S = 0.2
+_RECORD, _ROWS, _CLIPS, _LOCK, _REQUEST = "record.json", "rows.jsonl", "clips", "lock", "request.json"
 
 
 @dataclass(frozen=True)
@@ -74,64 +72,29 @@ class RunStore:
             raise StoreError(f"a run id must be letters, digits, '_', '.', '-', got {run_id!r}; use store.run_id()")
         self.run_id = run_id
         self.path = Path(root) / run_id
-        self._wait_s = wait_s
-        self._lock: int | None = None
+        self._lock = RunLock(self.path / _LOCK, run_id, wait_s)
 
     def __enter__(self) -> Self:
-        """Take the run's lock; raises StoreError when another process keeps it, or the folder cannot be written."""
+        """Take the run's lock; raises RunHeldError when another process keeps it, StoreError when the disk refuses."""
         try:
             (self.path / _CLIPS).mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock.take()
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        try:
-            self._take(descriptor)
-            self._lock = descriptor
-            self._clean()
-        except BaseException:
-            os.close(descriptor)
-            self._lock = None
-            raise
+        self._clean()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lock is not None:
-            os.close(self._lock)  # closing releases the flock; the file stays, for removing it would race
-            self._lock = None
-
-    def _take(self, descriptor: int) -> None:
-        deadline = monotonic_s() + self._wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if monotonic_s() >= deadline:
-                    raise StoreError(self._held_message(descriptor)) from None
-                pause(_POLL_S)
-            except OSError as error:
-                raise _unwritable(self.path / _LOCK, error) from error
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since_utc": utc_now()}
-        try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        except OSError as error:  # the holder's name is a courtesy, the flock is the lock
-            log.warning("run %s: cannot write the lock's holder: %s", self.run_id, error)
-
-    def _held_message(self, descriptor: int) -> str:
-        try:
-            holder = json.loads(os.pread(descriptor, 4096, 0))
-            who = f"process {holder['pid']} on {holder['host']} since {holder['since_utc']}"
-        except (ValueError, KeyError, TypeError, OSError):
-            who = "another process"
-        return f"run {self.run_id} must have one writer, but {who} holds {self.path / _LOCK}; wait for it or end it"
+        self._lock.give()
 
     def _clean(self) -> None:
-        for stale in self.path.glob(f".{_RECORD}.*.tmp"):
-            with suppress(OSError):
-                stale.unlink()
+        """Remove what a killed writer left half-written; the lock is ours, so nobody writes it now."""
+        for pattern in (".*.tmp", f"{_CLIPS}/.*.partial"):
+            for stale in self.path.glob(pattern):
+                with suppress(OSError):
+                    stale.unlink()
 
     def clip_path(self, clip_id: str) -> Path:
         """Where the clip's video belongs: `clips/<id>.mp4`; ids that are no file names are rewritten, never merged."""
@@ -195,11 +158,21 @@ class RunStore:
         validate(record)
         if record["run_id"] != self.run_id:
             raise StoreError(f"record.run_id must be {self.run_id}, got {record['run_id']}; open the store of that run")
-        path, temporary = self.path / _RECORD, self.path / f".{_RECORD}.{os.getpid()}.tmp"
-        content = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return self._replace(_RECORD, record)
+
+    def write_request(self, request: Mapping[str, Any]) -> Path:
+        """Say what this run is, before anything of it is finished; raises StoreError as `write_record` does."""
+        self._require_lock()
+        check_json(request, "request")
+        return self._replace(_REQUEST, request)
+
+    def _replace(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Put a file in place of the old one, atomically; on an error the old one is untouched."""
+        path, temporary = self.path / name, self.path / f".{name}.{os.getpid()}.tmp"
+        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                file.write(content)
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -226,8 +199,11 @@ class RunStore:
         return record is not None and record["status"] == "complete"
 
     def _require_lock(self) -> None:
-        if self._lock is None:
-            raise StoreError(f"run {self.run_id} must be locked before it is written; use 'with RunStore(...)'")
+        if not self._lock.held:
+            raise StoreError(
+                f"run {self.run_id} must be locked before it is written; its lock is not held here, or another host "
+                "took it over while this process stood still; use 'with RunStore(...)', or run the command again"
+            )
 
 
 def list_records(root: Path | str) -> list[StoredRun]:

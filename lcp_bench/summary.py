@@ -15,12 +15,13 @@ from lcp_bench.measure.device import across, device_state
 from lcp_bench.measure.memory import worst
 from lcp_bench.measure.statistics import mean_interval
 from lcp_bench.open_plans import after_the_fact
-from lcp_bench.plan_report import CostReport, as_document
+from lcp_bench.plan_report import CostReport, as_document, cost_report
 from lcp_bench.provenance import command_line, git_state, tidy_paths, versions
 from lcp_bench.quality_block import short
 from lcp_bench.record import RECORD_SCHEMA
 
 if TYPE_CHECKING:
+    from lcp_bench.config import RunConfig
     from lcp_bench.runner import RunPlan
 
 NO_CLIP = "no clip could be generated"
@@ -52,7 +53,7 @@ def build_record(
     rows = [row for row in rows if row["clip"] in wanted]
     good = [row for row in rows if row["status"] == "ok"]
     costs = after_the_fact(costs, good)
-    document = as_document(config, costs)
+    document, true_work = as_document(config, costs), _at_true_foreground(config, costs, good)
     failed = [{key: row[key] for key in ("clip", "stage", "reason")} for row in rows if row["status"] == "failed"]
     seeded = planned.weights.label == "seeded"
     record: dict[str, Any] = {
@@ -71,11 +72,14 @@ def build_record(
             "metric_backbones_reason": NOT_SCORED,
             "dataset": _dataset_label(planned),
         },
-        "clips": {"n_expected": len(wanted), "n_ok": len(good), "n_failed": len(failed), "failed": failed},
+        "clips": {
+            **{"n_expected": len(wanted), "n_ok": len(good), "n_failed": len(failed), "failed": failed},
+            **_identities(planned),
+        },
         "pair": pair,
         "quality": None,
         "quality_reason": SEEDED if seeded else NOT_SCORED,
-        "flops": {**_flops(document), **_bound_across(costs, document, planned.processes)},
+        "flops": _flops(document, _bound_across(costs, document, planned.processes), true_work),
         "device": across(device_state(planned.device), planned.processes),
         "versions": versions(),
         "git": git_state(),
@@ -123,6 +127,12 @@ def _status(expected: int, good: int, failed: Sequence[Mapping[str, Any]]) -> di
     return {"status": "complete"}
 
 
+def _identities(planned: RunPlan) -> dict[str, dict[str, str]]:
+    """Who is in which clip; nothing where the data set does not know."""
+    found = {clip.id: clip.identity for clip in planned.clips if clip.identity}
+    return {"identities": found} if found else {}
+
+
 def _echo(values: Any) -> Any:
     """A configuration as plain JSON, private paths shortened."""
     if isinstance(values, Mapping):
@@ -139,7 +149,8 @@ def _plan(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"steps": document["steps"], "key_steps": document["key_steps"], "groups": groups, **known}
 
 
-def _flops(document: Mapping[str, Any]) -> dict[str, Any]:
+def _flops(document: Mapping[str, Any], *more: Mapping[str, Any]) -> dict[str, Any]:
+    """The work that a record keeps of its plan's document, and what changes or completes it."""
     names = (
         "tflops_per_clip",
         "tflops_per_clip_unaccelerated",
@@ -149,7 +160,10 @@ def _flops(document: Mapping[str, Any]) -> dict[str, Any]:
         "speedup_bound_free_followers",
         "frames_per_clip",
     )
-    return {name: document[name] for name in names}
+    found = {name: document[name] for name in (*names, "as_coded") if name in document}
+    for each in more:
+        found |= each
+    return found
 
 
 def _bound_across(costs: CostReport, document: Mapping[str, Any], processes: int) -> dict[str, float]:
@@ -175,11 +189,12 @@ def _dataset_label(planned: RunPlan) -> str:
 
 
 def _input_notes(good: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """How many clips had their face box, landmarks and embedding from where."""
+    """How many clips had their face box, landmarks and embedding, and where there is one their emotion, from where."""
     counts: dict[str, dict[str, int]] = {}
     for name in ("face_source", "landmarks_source", "embedding"):
         counts[name] = dict(Counter(str(row["inputs"][name]) for row in good))
-    return counts
+    emotions = Counter(str(row["inputs"]["emotion_source"]) for row in good if "emotion_source" in row["inputs"])
+    return {**counts, "emotion": dict(emotions)} if emotions else counts
 
 
 def _repeats_equal(good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -190,11 +205,37 @@ def _repeats_equal(good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _foreground(good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """True share of the foreground in the finest map, where the strategy restricts attention to it."""
-    ratios = [row["inputs"]["foreground_ratio"][0] for row in good if "foreground_ratio" in row["inputs"]]
+    """True share of the foreground in the finest map, and who said so, where the strategy restricts attention to it."""
+    ratios = _true_ratios(good)
     if not ratios:
         return {}
-    return {"foreground_ratio": {"mean": _mean(ratios), "low": min(ratios), "high": max(ratios), "n": len(ratios)}}
+    sources = Counter(str(row["inputs"]["foreground_source"]) for row in good if "foreground_ratio" in row["inputs"])
+    return {
+        "foreground_ratio": {"mean": _mean(ratios), "low": min(ratios), "high": max(ratios), "n": len(ratios)},
+        "foreground_source": dict(sources),
+    }
+
+
+def _true_ratios(good: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Foreground's share of the finest map, one per clip whose row knows it."""
+    return [row["inputs"]["foreground_ratio"][0] for row in good if "foreground_ratio" in row["inputs"]]
+
+
+def _at_true_foreground(config: RunConfig, costs: CostReport, good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Work at the foreground that the clips really had, beside the work at the one that the plan assumes.
+
+    The ratio is the clips' mean in the finest map, taken for every map.
+    """
+    ratios = _true_ratios(good)
+    if costs.foreground_ratio is None or not ratios:
+        return {}
+    ratio = _mean(ratios)
+    document = as_document(config, after_the_fact(cost_report(config, ratio), good))
+    names = ("tflops_per_clip", "speedup_bound", "speedup_bound_as_published")
+    return {
+        "foreground_ratio_assumed": costs.foreground_ratio,
+        "at_true_foreground": {"foreground_ratio": ratio, "n": len(ratios), **{key: document[key] for key in names}},
+    }
 
 
 def _measured(good: Sequence[Mapping[str, Any]], bootstrap: int, loop_tflops: float) -> dict[str, Any]:
@@ -235,7 +276,7 @@ def _generation(row: Mapping[str, Any]) -> list[float]:
 def _speed(good: Sequence[Mapping[str, Any]], bootstrap: int, loop_tflops: float) -> dict[str, Any]:
     """Means over clips (each clip's mean over its repeats), with intervals over clips."""
     seconds = [_mean(_generation(row)) for row in good]
-    denoise = [_mean(row["stages_s"]["denoise"]) / row["segments"] for row in good]
+    denoise = [_mean(row["stages_s"]["denoise"]) / row.get("passes", row["segments"]) for row in good]
     rates = [row["frames"] / time for row, time in zip(good, seconds, strict=True)]
     estimates = {
         "seconds_per_clip": seconds,

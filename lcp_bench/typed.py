@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from lcp_bench.errors import ConfigError
@@ -60,6 +61,24 @@ def unknown_key(path: str, key: str, siblings: Sequence[str], everywhere: Sequen
     hint = f"; did you mean {meant}?" if meant else "."
     what, where = ("key", f"keys of {path}") if path else ("group or key", "groups and keys")
     return ConfigError(f"unknown {what} {full!r}{hint} The {where}: {', '.join(sorted(siblings)) or 'none'}")
+
+
+def require(condition: bool, key: str, expected: str, value: object) -> None:
+    """Raise `ConfigError` "KEY must be EXPECTED, got VALUE" unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key} must be {expected}, got {value!r}")
+
+
+def require_range(key: str, value: float | None, low: float, high: float) -> None:
+    """Raise `ConfigError` unless the value is absent or in `low..high`."""
+    if value is not None:
+        require(low <= value <= high, key, f"in {low}..{high}", value)
+
+
+def expand(key: str, folder: str) -> str:
+    """A folder of the configuration with `~` spelt out; an empty one is a `ConfigError`."""
+    require(bool(folder.strip()), key, "a folder", folder)
+    return str(Path(folder).expanduser())
 
 
 def build(cls: type[T], data: Any, path: str, everywhere: Sequence[str] = ()) -> T:

@@ -27,6 +27,9 @@ sound than that beyond the stated duration means that the duration is wrong, and
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
+ENCODERS = ("libx264", "aac")
+
+
 class MediaError(LcpBenchError):
     """A sound or video file cannot be read or written; whoever knows the clip turns it into a `ClipError`."""
 
@@ -336,3 +339,20 @@ class _SoundWriter:
         frame.time_base = Fraction(1, self._track.rate)
         self._container.mux(self._stream.encode(frame))
         self._position += size
+
+
+def encoder_library() -> str:
+    """Name and versions of what encodes."""
+    major = ".".join(str(part) for part in av.library_versions.get("libavcodec", ()))
+    return f"PyAV {av.__version__}, libavcodec {major}"
+
+
+def missing_encoders() -> list[str]:
+    """Encoders that videos need and the FFmpeg behind PyAV lacks."""
+    missing = []
+    for name in ENCODERS:
+        try:
+            av.codec.Codec(name, "w")
+        except ValueError:  # PyAV's UnknownCodecError
+            missing.append(name)
+    return missing

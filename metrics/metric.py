@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,11 +34,17 @@ class FeatureSet:
         protocol: what they were computed under, weights included.
         arrays: clip to features.
         gaps: clip to why it has none. Every expected clip is in one of the two.
+        identities: clip to the person in it; intervals resample people. A clip that is not named is its own person.
     """
 
     protocol: Protocol
     arrays: dict[str, Arrays]
     gaps: dict[str, Gap]
+    identities: Mapping[str, str] = field(default_factory=dict)
+
+    def people(self, clips: Sequence[str]) -> list[str] | None:
+        """Who is in each of these clips; None where nobody is known."""
+        return [self.identities.get(clip, clip) for clip in clips] if self.identities else None
 
     @property
     def clips(self) -> tuple[str, ...]:
@@ -132,8 +138,9 @@ class ClipMetric(Metric):
         clips = sorted(generated.arrays)
         rows = [self.values(generated.arrays[clip]) for clip in clips]
         samples = sum(_length(generated.arrays[clip]) for clip in clips)
+        people, expected = generated.people(clips), len(generated.clips)
         return [
-            self._mean(name, [row[name] for row in rows], samples, generated.gaps, len(generated.clips))
+            self._mean(name, [row[name] for row in rows], samples, generated.gaps, expected, people)
             for name in self.quantities
         ]
 
@@ -149,13 +156,23 @@ class ClipMetric(Metric):
         pairs = [(self.values(run.arrays[clip]), self.values(baseline.arrays[clip])) for clip in clips]
         samples = sum(_length(run.arrays[clip]) for clip in clips)
         expected = len({*run.clips, *baseline.clips})
+        people = run.people(clips)
         return [
-            self._mean(name, [one[name] - two[name] for one, two in pairs], samples, gaps, expected, "_minus_baseline")
+            self._mean(
+                name, [one[name] - two[name] for one, two in pairs], samples, gaps, expected, people, "_minus_baseline"
+            )
             for name in self.quantities
         ]
 
     def _mean(
-        self, name: str, values: list[float], samples: int, gaps: dict[str, Gap], expected: int, suffix: str = ""
+        self,
+        name: str,
+        values: list[float],
+        samples: int,
+        gaps: dict[str, Gap],
+        expected: int,
+        people: list[str] | None,
+        suffix: str = "",
     ) -> Score:
         numbers = np.array(values, dtype=np.float64)
         value = float(numbers.mean()) if numbers.size else None
@@ -167,6 +184,7 @@ class ClipMetric(Metric):
                 numbers.size,
                 self.protocol.bootstrap,
                 self.protocol.seed,
+                people,
             )
         unit, direction = self.quantities[name]
         return Score(
@@ -201,11 +219,20 @@ class FrechetMetric(Metric):
             raise MetricError(f"{name} compares with real videos; give a reference set of the same clips")
         _require_own(self.protocol, generated, reference)
         pairs = self._pairs(generated, reference)
-        left, right = ([pair[side] for pair in pairs.values() if len(pair[side])] for side in (0, 1))
+        used = [clip for clip, pair in pairs.items() if len(pair[0]) and len(pair[1])]
+        left, right = ([pairs[clip][side] for clip in used] for side in (0, 1))
         for clip in (clip for clip, pair in pairs.items() if not len(pair[0])):
             generated = _without(generated, clip)
         return [
-            self._score(name, generated, reference, left, right, lambda d: _distance(left, right, d, self.unbiased))
+            self._score(
+                name,
+                generated,
+                reference,
+                left,
+                right,
+                lambda drawn: _distance(left, right, drawn, self.unbiased),
+                generated.people(used),
+            )
         ]
 
     def floor(self, reference: FeatureSet) -> Score:
@@ -249,7 +276,7 @@ class FrechetMetric(Metric):
 
         name = f"{self.protocol.metric}_minus_baseline"
         merged = FeatureSet(baseline.protocol, baseline.arrays, baseline.gaps | reference.gaps)
-        return self._score(name, run, merged, sides[0], sides[1], statistic)
+        return self._score(name, run, merged, sides[0], sides[1], statistic, run.people(both))
 
     def _pairs(self, generated: FeatureSet, reference: FeatureSet) -> dict[str, tuple[Array, Array]]:
         common = sorted(generated.arrays.keys() & reference.arrays.keys())
@@ -264,6 +291,7 @@ class FrechetMetric(Metric):
         left: list[Array],
         right: list[Array],
         statistic: Callable[[NDArray[np.int64] | None], FrechetDistance],
+        people: list[str] | None = None,
     ) -> Score:
         expected = len({*generated.clips, *reference.clips})
         counts = [sum(map(len, blocks)) for blocks in (left, right)]
@@ -283,7 +311,12 @@ class FrechetMetric(Metric):
             return Score(value=None, interval=Interval(None, None, reason=reason), reason=reason, **common)
         found = statistic(None)
         interval = clip_interval(
-            lambda drawn: statistic(drawn).value, found.value, len(left), self.protocol.bootstrap, self.protocol.seed
+            lambda drawn: statistic(drawn).value,
+            found.value,
+            len(left),
+            self.protocol.bootstrap,
+            self.protocol.seed,
+            people,
         )
         return Score(value=found.value, interval=interval, notes=_notes(found), **common)
 
@@ -312,7 +345,7 @@ def _distance(
 
 def _without(features: FeatureSet, clip: str) -> FeatureSet:
     gap = Gap("too short", f"{clip} has no frame that can be used on both sides")
-    return FeatureSet(features.protocol, features.arrays, features.gaps | {clip: gap})
+    return replace(features, gaps=features.gaps | {clip: gap})
 
 
 def _minus(first: FrechetDistance, second: FrechetDistance) -> FrechetDistance:

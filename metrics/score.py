@@ -24,7 +24,7 @@ class Score:
         n: clips that the value is made of.
         n_expected: clips that should have been; the difference is in `gaps`.
         samples: feature vectors, frames or tracks behind the value, on the scored side.
-        interval: over clips.
+        interval: over clips, or over the people in them where these are known (`identities` says how many).
         protocol: hash of the protocol, weights included.
         label: what the backbones are: `public`, `seeded-v1`, `no backbone`.
         gaps: clip to why it does not count.
@@ -65,6 +65,8 @@ class Score:
             "gaps": [{"clip": clip, "reason": gap.reason, "message": gap.message} for clip, gap in self.gaps.items()],
             "notes": list(self.notes),
         }
+        if self.interval.identities is not None:
+            block["identities"] = self.interval.identities
         if self.value is None:
             block["value_reason"] = self.reason
         if self.interval.low is None:

@@ -18,11 +18,14 @@ from PIL import Image
 
 from lcp_bench.data.audio_features import SAMPLE_RATE_HZ, count_frames
 from lcp_bench.data.faces import FaceError
+from lcp_bench.data.foreground import read_foreground
+from lcp_bench.data.framing import FramedPortrait, framed_portrait
 from lcp_bench.data.images import ImageError, read_portrait
 from lcp_bench.data.locate import LocatedFace, locate_face
 from lcp_bench.data.manifest import Clip
-from lcp_bench.data.masks import attention_masks, face_region, rectangles_from_box
+from lcp_bench.data.masks import FaceRectangles, attention_masks, face_region, rectangles_from_box
 from lcp_bench.errors import ClipError
+from lcp_bench.model_config import FaceCropConfig
 from lcp_bench.video import MediaError, read_audio
 
 SILENCE_DBFS = -60.0
@@ -45,6 +48,7 @@ class ModelInputSpec:
         max_seconds: Cut the speech to this length; None takes all of it.
         face_detector: For clips whose manifest has no box; see `lcp_bench.data.locate`.
         insightface_root: Folder of upstream's ONNX files for `insightface`.
+        face_crop: The square around the face that is animated; None takes the whole portrait.
     """
 
     image_size: int
@@ -58,6 +62,7 @@ class ModelInputSpec:
     max_seconds: float | None = None
     face_detector: str = "cascade"
     insightface_root: str | None = None
+    face_crop: FaceCropConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class ClipInputs:
         waveform: float32 (samples,), 16 kHz mono in [-1, 1], not normalised.
         frame_count: Frames of the result, before padding to whole segments.
         foreground: The portrait's foreground for strategies that restrict attention to it: (H, W) in [0, 1], any size;
-            by default the face region, i.e. the widened face box. A face parser's mask can stand here instead.
+            the manifest's file as large as the portrait was, else the face region, i.e. the widened face box.
         notes: Facts for the record: `face_source`, `landmarks_source`, `embedding`, `foreground_source`,
             `portrait_size`.
     """
@@ -100,44 +105,52 @@ def prepare_clip(clip: Clip, spec: ModelInputSpec) -> ClipInputs:
         Everything on the CPU.
 
     Raises:
-        ClipError: Unreadable portrait or sound (`read`), no or several faces (`face`), silent or too short sound
-            (`audio`); the message says what to do.
+        ClipError: Unreadable portrait, foreground or sound (`read`), no or several faces (`face`), silent or too short
+            sound (`audio`); the message says what to do.
         ConfigError: The chosen face detector is not available.
     """
     try:
         image = read_portrait(clip.image, clip.video)
+        height, width = image.shape[:2]
+        foreground = None if clip.foreground is None else read_foreground(clip.foreground, width, height)
         waveform = read_audio(clip.audio, spec.sample_rate)
     except (ImageError, MediaError) as error:
         raise ClipError(str(error), clip=clip.id, stage="read") from error
     waveform = _usable_sound(clip, waveform, spec)
-    height, width = image.shape[:2]
     try:
         face = locate_face(clip, image, spec.face_detector, spec.insightface_root)
     except FaceError as error:
         raise ClipError(f"{clip.image or clip.video}: {error}", clip=clip.id, stage="face") from error
-    rectangles = rectangles_from_box(
-        face.box, face.landmarks5, width, height, spec.face_expand_ratio, spec.lip_expand_ratio, clip.lip_box
-    )
+    whole = FramedPortrait(image, face, clip.lip_box, foreground, None, {})
+    taken = framed_portrait(whole, spec.face_crop, spec.image_size)
+    rectangles = _rectangles(taken, spec)
     masks = attention_masks(rectangles, spec.latent_size, spec.levels)
     embedding, embedding_source = _embedding(clip, face)
     region = torch.from_numpy(face_region(rectangles, spec.image_size))
     return ClipInputs(
         clip=clip,
-        portrait=portrait_tensor(image, spec.image_size),
+        portrait=portrait_tensor(taken.image, spec.image_size),
         face_embedding=embedding,
-        face_region=region,
+        face_region=region if taken.region is None else taken.region,
         masks={name: tuple(torch.from_numpy(each) for each in levels) for name, levels in masks.items()},
         waveform=waveform,
         frame_count=count_frames(waveform.size, spec.fps, spec.sample_rate),
-        foreground=region[0],
+        foreground=region[0] if taken.foreground is None else taken.foreground,
         notes={
             "face_source": face.source,
             "landmarks_source": _landmarks_source(clip, face),
             "embedding": embedding_source,
-            "foreground_source": "face region",
+            "foreground_source": "face region" if foreground is None else "given",
             "portrait_size": [width, height],
+            **taken.notes,
         },
     )
+
+
+def _rectangles(taken: FramedPortrait, spec: ModelInputSpec) -> FaceRectangles:
+    height, width = taken.image.shape[:2]
+    box, points = taken.face.box, taken.face.landmarks5
+    return rectangles_from_box(box, points, width, height, spec.face_expand_ratio, spec.lip_expand_ratio, taken.lip_box)
 
 
 def portrait_tensor(image: NDArray[np.uint8], size: int) -> torch.Tensor:

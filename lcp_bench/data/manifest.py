@@ -18,13 +18,16 @@ from typing import Any
 from lcp_bench.errors import DatasetError
 
 SCHEMA_VERSION = 1
-PATH_FIELDS = ("image", "video", "audio", "embedding")
+PATH_FIELDS = ("image", "video", "audio", "embedding", "foreground")
 HASHED_FIELDS = {
     "image": "image_sha256",
     "video": "video_sha256",
     "audio": "audio_sha256",
     "embedding": "embedding_sha256",
+    "foreground": "foreground_sha256",
 }
+LATER_FIELDS = ("video_sha256", "foreground", "foreground_sha256")
+"""Left out where they are None, so that manifests without them keep the hash that they had before these existed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,9 @@ class Clip:
         lip_box: Lip box x0, y0, x1, y1 in pixels, where known.
         embedding_sha256: Hash of the embedding's file.
         video_sha256: Hash of the video's file where there is a portrait beside it; None without one.
+        foreground: PNG of the portrait's size, white where the person is, for strategies that restrict attention to
+            the foreground; None takes the face region. See `lcp_bench.data.foreground`.
+        foreground_sha256: Hash of that file.
     """
 
     id: str
@@ -66,6 +72,8 @@ class Clip:
     lip_box: tuple[float, float, float, float] | None = None
     embedding_sha256: str | None = None
     video_sha256: str | None = None
+    foreground: str | None = None
+    foreground_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +232,7 @@ def with_hashes(clip: Clip) -> Clip:
         audio_sha256=file_hash(clip.audio),
         embedding_sha256=file_hash(clip.embedding) if clip.embedding else None,
         video_sha256=file_hash(clip.video) if clip.image and clip.video else None,
+        foreground_sha256=file_hash(clip.foreground) if clip.foreground else None,
     )
 
 
@@ -259,15 +268,16 @@ def _relative(clip: Clip, root: Path) -> dict[str, Any]:
     for field in PATH_FIELDS:
         if record[field] is not None and Path(record[field]).is_relative_to(root):
             record[field] = Path(record[field]).relative_to(root).as_posix()
-    if record["video_sha256"] is None:
-        del record["video_sha256"]  # so that manifests without it keep the hash that they had before it existed
+    for field in LATER_FIELDS:
+        if record[field] is None:
+            del record[field]
     return json.loads(_json(record))  # type: ignore[no-any-return]
 
 
 def _absolute(record: Mapping[str, Any], root: Path) -> Clip:
     values = dict(record)
     for field in PATH_FIELDS:
-        if values[field] is not None:
+        if values.get(field) is not None:
             values[field] = str(root / values[field])
     for field in ("box", "lip_box"):
         values[field] = tuple(values[field]) if values[field] is not None else None

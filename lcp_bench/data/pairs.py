@@ -2,7 +2,8 @@
 
 `pairs.csv` has a header line. Columns: `audio` and `image` (or `video` alone for a talking clip), all relative to the
 file; optional `id`, `identity`, `box` and `lip_box` ("x0 y0 x1 y1"), `landmarks` ("x y" five times), `embedding`
-(file). Numbers within a cell are separated by spaces. Other columns are ignored.
+(file), `foreground` (PNG, white where the person is, see `lcp_bench.data.foreground`). Numbers within a cell are
+separated by spaces. Other columns are ignored.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def read_pairs(path: Path, make_id: Callable[[str | None, str | None, str], str]
             lip_box=(lips[0], lips[1], lips[2], lips[3]) if lips else None,
             landmarks5=tuple((points[k], points[k + 1]) for k in range(0, 10, 2)) if points else None,
             embedding=_file(path, row.get("embedding")),
+            foreground=_file(path, row.get("foreground")),
             source="listed",
             box_source="given" if box else None,
         )

@@ -216,6 +216,13 @@ def _again(desk: _Desk, path: Path) -> Manifest:
             "(the manifest's hash and the run ids change)",
             *(root, len(manifest.clips), spec.clips, spare),
         )
+    fresh = [clip.id for clip in manifest.clips if clip.foreground is None and _own_foreground(root, clip.id)]
+    if fresh:
+        log.warning(
+            "%s/foreground has files for %d clips that the frozen manifest takes without (%s); refreeze=true takes "
+            "them in (the manifest's hash and the run ids change)",
+            *(root, len(fresh), ", ".join(fresh[:3])),
+        )
     return manifest
 
 
@@ -236,6 +243,7 @@ def _clip(source: Source, spec: PrepareSpec) -> Clip:
         duration_s=frames / FPS,
         identity=source.identity,
         source="talking",
+        foreground=_own_foreground(spec.root.resolve(), source.id),
     )
     clip = with_hashes(clip)
     if spec.face_detector == "manifest":
@@ -254,6 +262,12 @@ def _clip(source: Source, spec: PrepareSpec) -> Clip:
     if face.source == "insightface":  # the cascade's points are only estimated from its box
         clip = replace(clip, landmarks5=tuple((float(x), float(y)) for x, y in face.landmarks5))
     return clip
+
+
+def _own_foreground(root: Path, name: str) -> str | None:
+    """The user's foreground of a clip's first picture, ROOT/foreground/ID.png, where there is one at freezing."""
+    path = root / "foreground" / f"{name}.png"
+    return str(path) if path.is_file() else None
 
 
 def _nothing(desk: _Desk) -> str:

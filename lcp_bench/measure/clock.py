@@ -118,9 +118,19 @@ def monotonic_s() -> float:
     return time.perf_counter()
 
 
+def cpu_s() -> float:
+    """Processor seconds of this process, all its threads together; only differences mean anything."""
+    return time.process_time()
+
+
 def utc_now() -> str:
     """The date as `2025-01-31T12:00:00Z` (UTC, whole seconds)."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def utc_seconds() -> float:
+    """Seconds since 1970, as file systems count them."""
+    return time.time()
 
 
 def pause(seconds: float) -> None:

@@ -3,7 +3,8 @@
 `executed`: our own forward passes traced on the meta device by torch's flop counter (convolutions, linear layers and
 batched matrix products; norms, activations and softmax are not counted). `as published`: the work of the original code
 for the same step by a closed formula per layer; it evaluates the unconditional half's self-attention twice and repeats
-constant projections at every step, and the published totals of arXiv 2509.00052 count exactly that.
+constant projections at every step, and the published totals of arXiv 2509.00052 count exactly that. Those of MEMO leave
+out what happens inside its fused attention kernels (`uncounted_layer_macs`); with it, it is `as coded`.
 
 TFLOP is 1e12 FLOP, and a multiply-accumulate is two FLOP.
 """
@@ -110,6 +111,12 @@ def published_scope_macs(config: UNetConfig, shape: StepShape, scope: Scope) -> 
     return sum(published_layer_macs(config, shape, layer, scope) for layer in layers if layer.name in scope.evaluated)
 
 
+def uncounted_scope_macs(config: UNetConfig, shape: StepShape, scope: Scope) -> int:
+    """What the published totals leave out of a scope's work; see `uncounted_layer_macs`."""
+    layers = config.topology.layers
+    return sum(uncounted_layer_macs(config, shape, layer, scope) for layer in layers if layer.name in scope.evaluated)
+
+
 def attention_tokens(shape: StepShape, layer: LayerSpec, scope: Scope | None) -> AttentionTokens:
     """What a scope changes in a layer."""
     tokens = (shape.latent_size // 2**layer.level) ** 2
@@ -124,6 +131,36 @@ def attention_tokens(shape: StepShape, layer: LayerSpec, scope: Scope | None) ->
 
 
 def published_layer_macs(config: UNetConfig, shape: StepShape, layer: LayerSpec, scope: Scope | None = None) -> int:
+    """Work of the original code for one layer as the published totals count it; a scope changes its attentions."""
+    return coded_layer_macs(config, shape, layer, scope) - uncounted_layer_macs(config, shape, layer, scope)
+
+
+def uncounted_layer_macs(config: UNetConfig, shape: StepShape, layer: LayerSpec, scope: Scope | None = None) -> int:
+    """Products inside MEMO's fused attention kernels, of the spatial and the audio self-attention of one layer.
+
+    Counters of operations do not see into such kernels. For the other models the published totals include them: 0.
+    """
+    if config.joint_audio is None or "audio" not in layer.attentions:
+        return 0
+    seen = attention_tokens(shape, layer, scope)
+    kind, block, index = _place(layer)
+    spatial, audio = seen.core("reference"), seen.core("audio")
+    doubled = shape.rows // 2 if shape.branches == 2 else 0
+    products = (shape.rows + doubled) * spatial**2
+    if seen.reads_reference:
+        restricted = seen.rule is None or seen.rule.reference_keys
+        products += shape.rows * spatial * (spatial if restricted else seen.all)
+    inner = config.audio_width(kind, block, index)
+    return 2 * config.channels[layer.level] * products + 2 * inner * shape.rows * audio**2
+
+
+def _place(layer: LayerSpec) -> tuple[str, int, int]:
+    """Kind, block and index of a layer with a resnet."""
+    kind, *place = layer.name.split(".")
+    return (kind, 0, 0) if kind == "mid" else (kind, int(place[0]), int(place[1]))
+
+
+def coded_layer_macs(config: UNetConfig, shape: StepShape, layer: LayerSpec, scope: Scope | None = None) -> int:
     """Work of the original code for one layer, with what a scope changes in its attentions."""
     seen = attention_tokens(shape, layer, scope)
     tokens = (shape.latent_size // 2**layer.level) ** 2
@@ -135,7 +172,7 @@ def published_layer_macs(config: UNetConfig, shape: StepShape, layer: LayerSpec,
         return shape.rows * 9 * tokens * config.channels[layer.level - 1] ** 2
     if place and place[-1] == "us":
         return shape.rows * 9 * tokens * config.channels[layer.level + 1] ** 2
-    block, index = (0, 0) if kind == "mid" else (int(place[0]), int(place[1]))
+    kind, block, index = _place(layer)
     inputs = _resnet_inputs(config, kind, block, index)
     total = sum(_resnet_macs(config, shape, tokens, narrow, width) for narrow in inputs)
     attends = kind == "mid" or config.attention_levels[layer.level]
@@ -143,8 +180,12 @@ def published_layer_macs(config: UNetConfig, shape: StepShape, layer: LayerSpec,
         total += _spatial_macs(config, shape, seen, width)
     if attends and config.audio is not None:
         total += _audio_macs(config, shape, seen, width, config.audio_width(kind, block, index))
+    if attends and config.joint_audio is not None:
+        final = layer.name == f"up.{len(config.channels) - 1}.{config.layers_per_block}"
+        total += _joint_audio_macs(config, shape, seen, width, config.audio_width(kind, block, index), final=final)
     if config.temporal is not None and (attends or config.temporal.in_plain_blocks):
-        total += _temporal_macs(config, shape, seen, width)
+        temporal = _memory_macs if config.temporal.memory else _temporal_macs
+        total += temporal(config, shape, seen, width)
     return total
 
 
@@ -208,3 +249,32 @@ def _temporal_macs(config: UNetConfig, shape: StepShape, seen: AttentionTokens, 
     attentions, positions = config.temporal.attentions, seen.projected("temporal")
     linear = shape.branches * length * width**2 * (2 * seen.all + 12 * seen.fed("temporal"))
     return linear + attentions * shape.branches * positions * (4 * length * width**2 + 2 * length**2 * width)
+
+
+def _joint_audio_macs(
+    config: UNetConfig, shape: StepShape, seen: AttentionTokens, width: int, inner: int, *, final: bool
+) -> int:
+    """Self-attention of both streams, joint attention, feed-forward of both; the last module drops its audio."""
+    assert config.joint_audio is not None
+    rows, tokens, heard, audio_width = shape.rows, seen.all, shape.audio_tokens, config.joint_audio.token_dim
+    image = rows * (2 * tokens * width * inner + 12 * seen.fed("audio") * inner**2)
+    image += _self_attention_macs(rows, seen.projected("audio"), seen.core("audio"), inner)
+    audio = rows * (4 * heard * audio_width * inner + 2 * heard**2 * inner)
+    joint = 4 * tokens * inner**2 + 3 * heard * audio_width * inner + 2 * (tokens + heard) ** 2 * inner
+    after = 0 if final else heard * inner * audio_width + 12 * heard * audio_width**2
+    return image + audio + rows * (joint + after)
+
+
+def _memory_macs(config: UNetConfig, shape: StepShape, seen: AttentionTokens, width: int) -> int:
+    """Linear attention over frames.
+
+    The original code sums up the past frames anew in every step; its counts have three projections of theirs, though
+    keys and values are two.
+    """
+    assert config.temporal is not None
+    attentions, positions = config.temporal.attentions, seen.projected("temporal")
+    per_head = width * (width // config.temporal.heads)
+    now = shape.frames * (width**2 * (2 * seen.all + 12 * seen.fed("temporal")))
+    now += shape.frames * attentions * positions * (4 * width**2 + 2 * per_head + width)
+    past = shape.motion_frames * (seen.all * width**2 + attentions * positions * (3 * width**2 + per_head))
+    return shape.branches * (now + past)

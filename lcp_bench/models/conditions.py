@@ -17,7 +17,6 @@ from torch import Tensor
 from lcp_bench.errors import ConfigError
 from lcp_bench.models.attention import KeysValues, ReferenceContext
 from lcp_bench.models.foreground import Foreground
-from lcp_bench.models.prior import PortraitPrior
 
 if TYPE_CHECKING:
     from lcp_bench.models.joint_audio import Style
@@ -122,8 +121,6 @@ class Conditions:
         pixel_feature: Added after `conv_in`, (branches, 1 or frames, C, h, w), or None.
         motion_scale: Weight of each audio branch.
         foreground: The foreground's cells, one entry per level; None where no strategy asks for it.
-        prior: What turns the network's guided output into clean latents, or None where it predicts what the scheduler
-            takes.
         audio_stream: Audio tokens that every pass starts with and changes on its way, (branches * frames, tokens, dim),
             or None.
     """
@@ -135,7 +132,6 @@ class Conditions:
     pixel_feature: Tensor | None = None
     motion_scale: tuple[float, ...] = (1.0, 1.0, 1.0)
     foreground: Sequence[Foreground] | None = None
-    prior: PortraitPrior | None = None
     audio_stream: Tensor | None = None
     _by_members: dict[int, Conditions] = field(default_factory=dict, compare=False, repr=False)
 
@@ -153,7 +149,6 @@ class Conditions:
                 self.pixel_feature,
                 self.motion_scale,
                 self.foreground,
-                self.prior,
                 None if self.audio_stream is None else layout.spread_frames(self.audio_stream),
             )
         return self._by_members[members]

@@ -11,26 +11,30 @@ branch: its re-parametrisation of the prediction is the identity.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from lcp_bench.data.audio_features import pad_to_segments
 from lcp_bench.data.whisper_features import RADIUS, frame_tokens, whisper_features
 from lcp_bench.errors import ConfigError
 from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.config import TemporalConfig, UNetConfig
+from lcp_bench.models.encoders import autoencoder
 from lcp_bench.models.face import FaceLocator
 from lcp_bench.models.talking_head import ClipConstants, TalkingHead, mask_levels
 from lcp_bench.models.unet import UNet
 from lcp_bench.models.whisper import WhisperEncoder
+from lcp_bench.models.windowed import TokenSites, WindowedUNet
+from lcp_bench.windows import WindowSchedule
 
 if TYPE_CHECKING:
     from lcp_bench.data.inputs import ClipInputs
+
+log = logging.getLogger(__name__)
 
 COMPONENTS = ("denoising_unet", "reference_unet", "face_locator", "vae", "whisper")
 LATENT_SCALE = 0.18215
@@ -112,21 +116,12 @@ def build_modules(size: str, device: str | torch.device = "meta") -> dict[str, n
     """All networks of EchoMimic by component name, in eval mode, without weights when built on the `meta` device."""
     shape = size_of(size)
     denoising, reference = unet_configs(shape)
-    levels = len(shape.vae_channels)
     with torch.device(device):
         modules: dict[str, nn.Module] = {
             "denoising_unet": UNet(denoising),
             "reference_unet": UNet(reference),
             "face_locator": FaceLocator(shape.channels[0], 1, LOCATOR_WIDTHS),
-            "vae": AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * levels,
-                up_block_types=("UpDecoderBlock2D",) * levels,
-                block_out_channels=shape.vae_channels,
-                layers_per_block=shape.vae_layers,
-                norm_num_groups=shape.vae_groups,
-                latent_channels=4,
-                sample_size=shape.image_size,
-            ),
+            "vae": autoencoder(shape.vae_channels, shape.vae_layers, shape.vae_groups, shape.image_size),
             "whisper": WhisperEncoder(**shape.speech),
         }
     return {name: modules[name].eval().requires_grad_(False) for name in COMPONENTS}
@@ -138,6 +133,9 @@ class EchoMimic(TalkingHead):
     Args:
         modules: Networks by component name, see `COMPONENTS`; the VAE and the speech encoder may be absent.
         frames: Frames of a window.
+        overlap: Frames that neighbouring windows share.
+        shift: Frames by which all windows move from one step to the next.
+        max_frames: Longer videos end there, as upstream's do.
         reference_dtype: Type to which reference features are rounded on hand-over; upstream always uses float16.
     """
 
@@ -149,10 +147,32 @@ class EchoMimic(TalkingHead):
         modules: Mapping[str, nn.Module],
         *,
         frames: int = 12,
+        overlap: int = 3,
+        shift: int = 2,
+        max_frames: int = 1200,
         reference_dtype: torch.dtype | None = torch.float16,
     ) -> None:
         super().__init__(modules, frames=frames, motion_frames=0)
-        self.reference_dtype = reference_dtype
+        self.reference_dtype, self.max_frames = reference_dtype, max_frames
+        self.schedule = WindowSchedule(size=frames, overlap=overlap, shift=shift)
+
+    @property
+    def denoiser(self) -> WindowedUNet:
+        """See `TalkingHead.denoiser`: the denoising UNet in moving windows."""
+        return WindowedUNet(self.unet, self.schedule)
+
+    def spans(self, constants: ClipConstants) -> list[range]:
+        """See `TalkingHead.spans`: one, of all frames."""
+        return [range(constants.audio_tokens.shape[0])]
+
+    def passes(self, constants: ClipConstants) -> float:
+        """See `TalkingHead.passes`; a video that is shorter than a window counts by its frames."""
+        windows = self.schedule.at(0, constants.audio_tokens.shape[0])
+        return sum(map(len, windows)) / self.frames
+
+    def cross_tokens(self, constants: ClipConstants) -> tuple[int, int]:
+        """See `TalkingHead.cross_tokens`: the sound takes the image's place."""
+        return constants.audio_tokens.shape[1], 0
 
     @property
     def whisper(self) -> WhisperEncoder:
@@ -172,13 +192,18 @@ class EchoMimic(TalkingHead):
         return self.modules["face_locator"](region[None].to(self.device, self.dtype))
 
     def prepare(self, inputs: ClipInputs, *, guided: bool, fps: float) -> ClipConstants:
-        """See `TalkingHead.prepare`; frames beyond those that upstream counts hear what the last one hears."""
+        """See `TalkingHead.prepare`.
+
+        There are as many frames as upstream makes, one or two more than the sound is long: the loop that the windows
+        run on has them too.
+        """
         tokens = frame_tokens(whisper_features(self.whisper, inputs.waveform), fps)
-        wanted = torch.arange(pad_to_segments(inputs.frame_count, self.frames)).clamp(max=tokens.shape[0] - 1)
+        if tokens.shape[0] > self.max_frames:
+            log.warning("%d frames asked for, %d made (model.window.max_frames)", tokens.shape[0], self.max_frames)
         return ClipConstants(
             portrait=inputs.portrait.to(self.device),
             image_tokens=None,
-            audio_tokens=tokens[wanted.to(tokens.device)].to(self.device, self.dtype),
+            audio_tokens=tokens[: self.max_frames].to(self.device, self.dtype),
             masks=[level.to(self.device, self.dtype) for level in mask_levels(inputs)],
             face_feature=self.face_feature(inputs.face_region[:1]),
             branches=2 if guided else 1,
@@ -207,8 +232,8 @@ class EchoMimic(TalkingHead):
     def segment_conditions(
         self, constants: ClipConstants, bank: Mapping[str, Tensor], first_frame: int, unread: Collection[str] = ()
     ) -> Conditions:
-        """See `TalkingHead.segment_conditions`."""
-        audio = constants.audio_tokens[first_frame : first_frame + self.frames]
+        """See `TalkingHead.segment_conditions`; the one segment has all frames."""
+        audio = constants.audio_tokens[first_frame:]
         return self.conditions(bank, audio, constants.face_feature, branches=constants.branches, unread=unread)
 
     def reference_bank(self, reference_latents: Tensor, unread: Collection[str] = ()) -> dict[str, Tensor]:
@@ -240,14 +265,15 @@ class EchoMimic(TalkingHead):
         """
         silent, blank = [torch.zeros_like(audio_tokens)], [torch.zeros_like(face_feature)]
         frames = audio_tokens.shape[0]
-        sites = self.unet.site_conditions(
+        references = self.unet.site_conditions(
             {site: features.expand(branches, -1, -1) for site, features in bank.items()},
-            torch.stack([*silent * (branches - 1), audio_tokens]),
+            None,
             None,
             branches=branches,
             frames=frames,
             row_rule="branch",
             unread=unread,
         )
+        sites = TokenSites(self.unet, references, torch.stack([*silent * (branches - 1), audio_tokens]))
         feature = torch.stack([*blank * (branches - 1), face_feature])
         return Conditions(branches, frames, sites, pixel_feature=feature)

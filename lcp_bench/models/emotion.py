@@ -1,6 +1,6 @@
 """Emotion labels of a clip's sound for MEMO: a classifier on speech features, second by second.
 
-The speech encoder itself (emotion2vec) is not part of this project; whoever has it passes it in.
+The speech encoder itself is an extra, see `lcp_bench.models.weights.emotion2vec`; whoever has another passes it in.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def emotion_labels(
     judged with its two neighbours. As published, the labels are stretched over `frames`, padding included.
 
     Args:
-        waveform: (samples,) of the input sound, more than two seconds.
+        waveform: (samples,) of the input sound; of less than two seconds all of it is judged as a whole.
         sample_rate: Samples per second.
         frames: Frames of all segments.
         encoder: See `SpeechEncoder`.
@@ -78,7 +78,7 @@ def emotion_labels(
     labels[:second] = judge(0, 2 * second)
     for start in range(second, samples - second, second):
         labels[start : start + second] = judge(start - second, start + 2 * second)
-    labels[-second:] = judge(samples - 2 * second, samples)
+    labels[-second:] = judge(max(0, samples - 2 * second), samples)
     stretched = F.interpolate(labels[None, None].float(), size=frames, mode="nearest")
     return stretched[0, 0].to(torch.int64)
 

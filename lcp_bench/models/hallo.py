@@ -10,23 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from lcp_bench.data.audio_features import wav2vec_features, window_frames
 from lcp_bench.errors import ConfigError
 from lcp_bench.models.audio import AudioProjection
 from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.config import AudioConfig, TemporalConfig, UNetConfig
+from lcp_bench.models.encoders import autoencoder, speech_encoder
 from lcp_bench.models.face import FaceLocator, ImageProjection
 from lcp_bench.models.talking_head import ClipConstants, TalkingHead, mask_levels
 from lcp_bench.models.unet import UNet
 
 if TYPE_CHECKING:
+    from transformers import Wav2Vec2Model
+
     from lcp_bench.data.inputs import ClipInputs
 
 LATENT_SCALE = 0.18215
@@ -123,43 +124,23 @@ def build_modules(size: str, device: str | torch.device = "meta") -> dict[str, n
     """All networks of Hallo by component name, in eval mode, without weights when built on the `meta` device."""
     shape = size_of(size)
     denoising, reference = unet_configs(shape)
-    speech = _speech_config(shape)
     with torch.device(device):
+        speech = speech_encoder(shape.speech)
         modules: dict[str, nn.Module] = {
             "denoising_unet": UNet(denoising),
             "reference_unet": UNet(reference),
             "face_locator": FaceLocator(shape.channels[0]),
             "image_proj": ImageProjection(shape.token_dim, shape.embedding_dim),
             "audio_proj": AudioProjection(
-                layers=speech.num_hidden_layers,
-                channels=speech.hidden_size,
+                layers=speech.config.num_hidden_layers,
+                channels=speech.config.hidden_size,
                 tokens=shape.audio_tokens,
                 token_dim=shape.token_dim,
             ),
-            "vae": _autoencoder(shape),
-            "wav2vec": Wav2Vec2Model(speech),
+            "vae": autoencoder(shape.vae_channels, shape.vae_layers, shape.vae_groups, shape.image_size),
+            "wav2vec": speech,
         }
     return {name: modules[name].eval().requires_grad_(False) for name in COMPONENTS}
-
-
-def _autoencoder(size: HalloSize) -> nn.Module:
-    levels = len(size.vae_channels)
-    autoencoder: nn.Module = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=size.vae_channels,
-        layers_per_block=size.vae_layers,
-        norm_num_groups=size.vae_groups,
-        latent_channels=4,
-        sample_size=size.image_size,
-    )
-    return autoencoder
-
-
-def _speech_config(size: HalloSize) -> Wav2Vec2Config:
-    # eager attention: the encoder must give every hidden state, at any length, on any device
-    options: dict[str, Any] = {**size.speech, "attn_implementation": "eager"}
-    return Wav2Vec2Config(**options)
 
 
 class Hallo(TalkingHead):
@@ -213,8 +194,7 @@ class Hallo(TalkingHead):
     def prepare(self, inputs: ClipInputs, *, guided: bool, fps: float) -> ClipConstants:
         """See `TalkingHead.prepare`; a clip without an identity embedding gets zeros."""
         embedding = torch.zeros(self.embedding_dim) if inputs.face_embedding is None else inputs.face_embedding
-        speech = self.modules["wav2vec"]
-        assert isinstance(speech, Wav2Vec2Model)
+        speech = cast("Wav2Vec2Model", self.modules["wav2vec"])
         features, _ = wav2vec_features(speech, inputs.waveform, fps, self.frames)
         tokens = self.identity_tokens(embedding)
         return ClipConstants(

@@ -1,9 +1,9 @@
 """`mini`: a small talking-head model of the family, trained by this repository on drawn people.
 
-Same UNet, same sampler, same sites as the published models. What differs is small: the sound enters as a log-mel
-spectrogram, the portrait's latent and face region are added after `conv_in` for every branch, the network says what a
-linear guess from portrait and noisy latents misses (`models/prior.py`), conditional rows read the portrait's own
-features, and nothing is rounded to float16 on the way.
+Same UNet, same sampler, same sites as the published models. What differs is small: latents say how a frame differs from
+its portrait (`models/motion_codec.py`), the sound enters as a log-mel spectrogram, the portrait's appearance and face
+region are added after `conv_in` for every branch, conditional rows read the portrait's own features, and nothing is
+rounded to float16 on the way.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,7 @@ from lcp_bench.data.audio_features import log_mel_features, window_frames
 from lcp_bench.models.audio import AudioProjection
 from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.config import AudioConfig, TemporalConfig, UNetConfig
-from lcp_bench.models.patch_codec import PatchCodec
-from lcp_bench.models.prior import PortraitPrior
+from lcp_bench.models.motion_codec import STRIDE, MotionCodec
 from lcp_bench.models.talking_head import ClipConstants, TalkingHead, mask_levels
 from lcp_bench.models.unet import UNet
 
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
     from lcp_bench.data.inputs import ClipInputs
 
 COMPONENTS = ("denoising_unet", "reference_unet", "portrait_guide", "audio_proj", "codec")
-LATENT_STRIDE = 8
-LOG_VARIANCE = (-8.0, 1.0)
-"""Range of the logarithm of a latent's variance around the portrait's."""
-"""Picture pixels per latent cell, each way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,26 +40,28 @@ class MiniSize:
         channels: Widths of the UNets' levels.
         heads: Attention heads, spatial and temporal.
         norm_groups: Groups of all norms.
-        latent_channels: Channels of the latent.
+        latent_channels: Channels of a motion latent.
+        appearance_channels: Channels of a picture's appearance, which the reference UNet reads.
         audio_tokens: Audio tokens per frame.
         token_dim: Width of an audio token.
         mel_hops: Spectrogram columns per video frame.
         mel_bands: Bands of the spectrogram.
         audio_hidden: Width of the audio projection.
-        codec_width: Channels of the decoder's repairing network.
+        codec_width: Channels of the autoencoder at the stride of the latents.
     """
 
     image_size: int = 64
     channels: tuple[int, ...] = (64, 56, 64, 32)
     heads: int = 2
     norm_groups: int = 8
-    latent_channels: int = 32
+    latent_channels: int = 4
+    appearance_channels: int = 24
     audio_tokens: int = 4
     token_dim: int = 32
     mel_hops: int = 4
     mel_bands: int = 26
     audio_hidden: int = 128
-    codec_width: int = 32
+    codec_width: int = 96
 
 
 SIZE = MiniSize()
@@ -77,7 +73,7 @@ def unet_configs(size: MiniSize = SIZE) -> tuple[UNetConfig, UNetConfig]:
         channels=size.channels,
         heads=size.heads,
         norm_groups=size.norm_groups,
-        latent_channels=size.latent_channels,
+        latent_channels=size.appearance_channels,
         image_token_dim=None,
         output_head=False,
     )
@@ -94,31 +90,23 @@ def unet_configs(size: MiniSize = SIZE) -> tuple[UNetConfig, UNetConfig]:
 
 
 class PortraitGuide(nn.Module):
-    """The portrait's latent and face region as a feature map that is added after `conv_in`."""
+    """The portrait's appearance and face region as a feature map that is added after `conv_in`."""
 
-    def __init__(self, latent_channels: int, channels: int) -> None:
+    def __init__(self, appearance_channels: int, channels: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(latent_channels + 1, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(appearance_channels + 1, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_variance = nn.Conv2d(channels, latent_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_variance.weight)  # before training: the same for every cell
-        assert self.conv_variance.bias is not None
-        nn.init.constant_(self.conv_variance.bias, -1.0)
 
-    def forward(self, latents: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-        """What the portrait says about its frames.
+    def forward(self, appearance: Tensor, region: Tensor) -> Tensor:
+        """The feature map (rows, channels, h, w).
 
         Args:
-            latents: Of portraits, (rows, latent_channels, h, w).
+            appearance: Of portraits, (rows, appearance_channels, h, w).
             region: Face regions (rows, 1, H, W) in [0, 1].
-
-        Returns:
-            The feature map (rows, channels, h, w), and the variance of frames' latents around the portrait's, as
-            `latents`.
         """
-        small = F.adaptive_avg_pool2d(region, (latents.shape[2], latents.shape[3]))
-        hidden = F.silu(self.conv_in(torch.cat([latents, small], dim=1)))
-        return self.conv_out(hidden), self.conv_variance(hidden).clamp(*LOG_VARIANCE).exp()
+        small = F.adaptive_avg_pool2d(region, (appearance.shape[2], appearance.shape[3]))
+        mixed: Tensor = self.conv_out(F.silu(self.conv_in(torch.cat([appearance, small], dim=1))))
+        return mixed
 
 
 def build_modules(size: MiniSize = SIZE, device: str | torch.device = "meta") -> dict[str, nn.Module]:
@@ -128,7 +116,7 @@ def build_modules(size: MiniSize = SIZE, device: str | torch.device = "meta") ->
         modules: dict[str, nn.Module] = {
             "denoising_unet": UNet(denoising),
             "reference_unet": UNet(reference),
-            "portrait_guide": PortraitGuide(size.latent_channels, size.channels[0]),
+            "portrait_guide": PortraitGuide(size.appearance_channels, size.channels[0]),
             "audio_proj": AudioProjection(
                 layers=size.mel_hops,
                 channels=size.mel_bands,
@@ -136,7 +124,7 @@ def build_modules(size: MiniSize = SIZE, device: str | torch.device = "meta") ->
                 tokens=size.audio_tokens,
                 token_dim=size.token_dim,
             ),
-            "codec": PatchCodec(size.latent_channels, LATENT_STRIDE, size.codec_width),
+            "codec": MotionCodec(size.latent_channels, size.appearance_channels, size.codec_width),
         }
     return {name: modules[name].eval().requires_grad_(False) for name in COMPONENTS}
 
@@ -166,10 +154,7 @@ class Mini(TalkingHead):
     """
 
     latent_scale = 1.0  # the codec's latents have unit variance
-    latent_stride = LATENT_STRIDE
-    # The latent has as many channels as the finest level: a network that narrow cannot hand the noise itself through,
-    # which a velocity contains, but it can draw the clean picture, which lies on far fewer dimensions.
-    scheduler_options: ClassVar[Mapping[str, object]] = MappingProxyType({"prediction_type": "sample"})
+    latent_stride = STRIDE
 
     def __init__(
         self,
@@ -183,25 +168,27 @@ class Mini(TalkingHead):
 
     @property
     def guide(self) -> PortraitGuide:
-        """The network of the portrait's latents and face region."""
+        """The network of the portrait's appearance and face region."""
         guide = self.modules["portrait_guide"]
         assert isinstance(guide, PortraitGuide)
         return guide
 
     @property
-    def codec(self) -> PatchCodec:
+    def codec(self) -> MotionCodec:
         """The autoencoder."""
         codec = self.modules["codec"]
-        assert isinstance(codec, PatchCodec)
+        assert isinstance(codec, MotionCodec)
         return codec
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """See `TalkingHead.encode`."""
-        return self.codec.encode(pixels.to(self.device, self.dtype))
+        """What a picture looks like, (rows, appearance_channels, h, w); see `TalkingHead.encode`."""
+        return self.codec.appearance(pixels.to(self.device, self.dtype))
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, constants: ClipConstants) -> Tensor:
         """See `TalkingHead.decode`; small pictures are decoded together."""
-        pixels = self.codec.decode(latents[0].transpose(0, 1).to(self.dtype))
+        rows = latents[0].transpose(0, 1).to(self.dtype)
+        portrait = constants.portrait.to(self.dtype).expand(rows.shape[0], -1, -1, -1)
+        pixels = self.codec.decode(rows, portrait)
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def initial_noise(self, draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -215,16 +202,13 @@ class Mini(TalkingHead):
         portrait = inputs.portrait.to(self.device)
         tokens = self.modules["audio_proj"](window_frames(features).to(self.device, self.dtype))
         region = inputs.face_region[None, :1].to(self.device, self.dtype)
-        latents = self.encode(portrait[None])
-        feature, variance = self.guide(latents, region)
         return ClipConstants(
             portrait=portrait,
             image_tokens=None,
             audio_tokens=tokens,
             masks=[level.to(self.device, self.dtype) for level in mask_levels(inputs)],
-            face_feature=feature,
+            face_feature=self.guide(self.encode(portrait[None]), region),
             branches=2 if guided else 1,
-            prior=PortraitPrior(latents[:, :, None].float(), variance[:, :, None].float()),
         )
 
     def meta_constants(self, image_size: int, branches: int) -> ClipConstants:
@@ -270,5 +254,4 @@ class Mini(TalkingHead):
             constants.masks,
             constants.face_feature.expand(*both),
             self.motion_scale,
-            prior=constants.prior,
         )

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.foreground import Foreground
-from lcp_bench.models.prior import PortraitPrior
 from lcp_bench.models.unet import UNet
+from lcp_bench.models.windowed import WindowedUNet
+from lcp_bench.schedulers import DDIM, StepScheduler
 
 if TYPE_CHECKING:
     from lcp_bench.data.inputs import ClipInputs
+    from lcp_bench.models.memory import Memory
+
+Past = dict[str, "tuple[Memory, ...]"]
+"""What the segments so far left in each layer, one memory per temporal attention; empty at the start of a clip."""
 
 MASK_ORDER = ("full", "face", "lip")
 
@@ -31,10 +36,11 @@ class ClipConstants:
         image_tokens: (branches, tokens, dim), or None where the model has no image tokens.
         audio_tokens: (frames, tokens, dim), frames a multiple of the segment length.
         masks: Per level, (3, 1, L, 1) in [0, 1]: full, face, lip.
-        face_feature: (1, C, h, w).
+        face_feature: (1, C, h, w); empty where the model has none.
         branches: Guidance branches, 1 or 2.
         foreground: The portrait's foreground, one entry per level, where the strategy asks for it; else None.
-        prior: See `Conditions`.
+        emotions: Integer label of every frame (frames,), on the host; None where the model knows no emotions.
+        notes: Facts for the record that only the model's own networks could tell.
     """
 
     portrait: Tensor
@@ -44,7 +50,8 @@ class ClipConstants:
     face_feature: Tensor
     branches: int
     foreground: Sequence[Foreground] | None = None
-    prior: PortraitPrior | None = None
+    emotions: Tensor | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TalkingHead(ABC):
@@ -84,6 +91,11 @@ class TalkingHead(ABC):
         return unet
 
     @property
+    def denoiser(self) -> UNet | WindowedUNet:
+        """The denoising network as the sampler sees it: latents of a segment in, their prediction out."""
+        return self.unet
+
+    @property
     def reference_unet(self) -> UNet:
         """The reference UNet."""
         unet = self.modules["reference_unet"]
@@ -106,8 +118,16 @@ class TalkingHead(ABC):
         encoded = [vae.encode(row[None].to(self.device, self.dtype)).latent_dist.mean for row in pixels]  # type: ignore[operator]
         return torch.cat(encoded) * self.latent_scale
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Frames (frames, 3, H, W) in [0, 1], float32, of latents (1, C, frames, h, w); one by one to bound memory."""
+    def decode(self, latents: Tensor, constants: ClipConstants) -> Tensor:
+        """Frames of a segment, one by one to bound memory.
+
+        Args:
+            latents: (1, C, frames, h, w).
+            constants: The clip's constants, for an autoencoder that needs the portrait beside the latents.
+
+        Returns:
+            (frames, 3, H, W) in [0, 1], float32.
+        """
         vae = self.modules["vae"]
         rows = (latents[0].transpose(0, 1) / self.latent_scale).to(self.dtype)
         pixels = torch.cat([vae.decode(row[None]).sample for row in rows])  # type: ignore[operator]
@@ -121,6 +141,29 @@ class TalkingHead(ABC):
             shape: (1, C, frames, h, w).
         """
         return draw(shape)
+
+    def scheduler(self, num_steps: int) -> StepScheduler:
+        """The scheduler that the network was trained for, on a grid of `num_steps`."""
+        return DDIM(num_steps, **self.scheduler_options)
+
+    def decode_pieces(self, latents: Tensor, constants: ClipConstants) -> Iterator[Tensor]:
+        """`decode` a long segment's latents (1, C, frames, h, w) in pieces of `frames` frames, to bound memory."""
+        for piece in latents.split(self.frames, dim=2):
+            yield self.decode(piece, constants)
+
+    def spans(self, constants: ClipConstants) -> list[range]:
+        """Frames of every segment, in order."""
+        count = constants.audio_tokens.shape[0] // self.frames
+        return [range(number * self.frames, (number + 1) * self.frames) for number in range(count)]
+
+    def passes(self, constants: ClipConstants) -> float:
+        """How often the denoising UNet sees `frames` frames in a step of every segment: a clip's work in plan clips."""
+        return float(len(self.spans(constants)))
+
+    def cross_tokens(self, constants: ClipConstants) -> tuple[int, int]:
+        """Tokens per row of the spatial transformers' cross-attention, and of the audio module; 0 means none."""
+        image = constants.image_tokens
+        return 0 if image is None else image.shape[1], constants.audio_tokens.shape[1]
 
     @abstractmethod
     def prepare(self, inputs: ClipInputs, *, guided: bool, fps: float) -> ClipConstants:
@@ -165,6 +208,27 @@ class TalkingHead(ABC):
             first_frame: Index of the segment's first frame in the clip.
             unread: Layers whose portrait features are not projected, because nobody reads them.
         """
+
+    def conditions_after(
+        self,
+        constants: ClipConstants,
+        bank: Mapping[str, Tensor],
+        first_frame: int,
+        past: Past,
+        unread: Collection[str] = (),
+    ) -> Conditions:
+        """As `segment_conditions`, of a segment that goes on where the clip's earlier ones ended.
+
+        Models without a memory go on by their motion frames alone, which are in the bank.
+
+        Args:
+            constants: The clip's constants.
+            bank: See `write_reference`.
+            first_frame: Index of the segment's first frame in the clip.
+            past: Brought up to date in place, so that no more than one memory per attention is ever kept.
+            unread: See `segment_conditions`.
+        """
+        return self.segment_conditions(constants, bank, first_frame, unread)
 
     def _left_out(self, unread: Collection[str]) -> Collection[str]:
         """Unread layers whose features are of no use at all: motion frames come from the same features."""

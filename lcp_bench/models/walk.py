@@ -94,6 +94,13 @@ class Walk:
 
     def run(self, latents: Tensor) -> Tensor:
         """Walk all layers; returns the last evaluated layer's output."""
+        try:
+            return self._run(latents)
+        finally:
+            # the two know each other: left so, a segment's conditions and memories would wait for a garbage collection
+            self.call.walk = None
+
+    def _run(self, latents: Tensor) -> Tensor:
         hidden: Tensor = latents
         fresh = True  # whether `hidden` belongs to the current latents at this place of the main path
         # what goes into the runs of layers whose delta is to be recorded

@@ -16,18 +16,19 @@ from torch import Tensor
 from lcp_bench.accel.gate import Fork
 from lcp_bench.accel.scope import Scope
 from lcp_bench.errors import ConfigError, EngagementError
-from lcp_bench.models.attention import KeysValues
 from lcp_bench.models.conditions import Conditions, SiteConditions
 from lcp_bench.models.features import Engagement, FeatureCache
 from lcp_bench.models.topology import Topology
 from lcp_bench.models.unet import UNet
-from lcp_bench.windows import WindowSchedule
+from lcp_bench.windows import Window, WindowSchedule
 
 
 class WindowedUNet:
     """A `UNet` whose frames are denoised window by window.
 
-    Followers of a parallel group are evaluated one after another: their windows cover different frames.
+    Followers of a parallel group are evaluated one after another: their windows cover different frames. A decision that
+    is made inside the network is made by the first window of the step, from its own frames, and the other windows do
+    the same: a decision over all frames would have to hold every window half-way, or to evaluate its beginning twice.
 
     Args:
         unet: The network, which sees one window at a time.
@@ -36,7 +37,7 @@ class WindowedUNet:
 
     def __init__(self, unet: UNet, schedule: WindowSchedule) -> None:
         self.unet, self.schedule = unet, schedule
-        self._indices: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+        self._windows: dict[tuple[int, int], tuple[tuple[Window, Tensor], ...]] = {}
 
     @property
     def topology(self) -> Topology:
@@ -47,13 +48,13 @@ class WindowedUNet:
         """See `UNet.embed_time`."""
         return self.unet.embed_time(timesteps)
 
-    def windows(self, step: int, frames: int) -> tuple[Tensor, ...]:
-        """Frame numbers of the windows of a step, on the network's device; moved there once."""
-        if (step, frames) not in self._indices:
+    def windows(self, step: int, frames: int) -> tuple[tuple[Window, Tensor], ...]:
+        """Windows of a step: their frame numbers on the host, and on the network's device; moved there once."""
+        if (step, frames) not in self._windows:
             device = self.unet.conv_in.weight.device
             windows = self.schedule.at(step, frames)
-            self._indices[step, frames] = tuple(torch.tensor(window, device=device) for window in windows)
-        return self._indices[step, frames]
+            self._windows[step, frames] = tuple((window, torch.tensor(window, device=device)) for window in windows)
+        return self._windows[step, frames]
 
     def __call__(
         self,
@@ -71,63 +72,79 @@ class WindowedUNet:
         """See `UNet.forward`; the conditions are the whole video's.
 
         Raises:
-            ConfigError: A decision at run time is asked for: windows could decide differently.
             EngagementError: The windows of a step did not do the same.
         """
-        if fork is not None:
-            raise ConfigError(
-                "a strategy that decides inside the network cannot run on moving windows, which could decide "
-                "differently; choose one with a fixed plan"
-            )
         members = []
         for place, step in enumerate(steps):
+            own = slice(place, place + 1)
             view = None if cache is None else _FramesView(cache, conditions.branches, conditions.frames)
-            member = latents[:, place : place + 1]
-            parts, seen = [], []
-            for index in self.windows(step, conditions.frames):
+            mean, seen = FrameMean(conditions.frames, dim=3), []
+            for window, index in self.windows(step, conditions.frames):
                 if view is not None:
-                    view.index = index
-                counters = Engagement()
+                    view.look(window, index)
+                seen.append(Engagement())
                 part = self.unet(
-                    member.index_select(3, index),
-                    time[place : place + 1],
+                    latents[:, own].index_select(3, index),
+                    time[own],
                     window_conditions(conditions, index),
                     steps=(step,),
                     scope=scope,
                     cache=view,
                     record=record,
-                    engagement=counters,
+                    engagement=seen[-1],
+                    fork=fork if len(seen) == 1 else None,
                 )
-                parts.append(part)
-                seen.append(counters)
+                mean.add(part.float(), window, index)
+                if fork is not None and fork.reused:
+                    scope, record = fork.scope, ()
             _merge_equal(seen, engagement)
-            members.append(self.average(parts, step, conditions.frames))
+            members.append(mean.total)
             if view is not None:
                 view.commit(step)
         return torch.cat(members, dim=1)
 
-    def average(self, parts: Sequence[Tensor], step: int, frames: int) -> Tensor:
-        """Mean over windows; (branches, 1, C, window, h, w) each, to (branches, 1, C, frames, h, w), float32."""
-        return scatter_mean(parts, self.windows(step, frames), frames, dim=3)
 
-
-def scatter_mean(parts: Sequence[Tensor], windows: Sequence[Tensor], frames: int, dim: int) -> Tensor:
-    """Mean, in float32, of what windows say about each frame.
+class FrameMean:
+    """Mean of what windows say about each frame, made as they come: never more than the video's own size is held.
 
     Args:
-        parts: One tensor per window; `dim` runs over its frames.
-        windows: Their frame numbers; together they cover all frames.
         frames: Frames of the video.
         dim: The axis of frames.
     """
-    shape = list(parts[0].shape)
-    shape[dim] = frames
-    total = torch.zeros(shape, device=parts[0].device, dtype=torch.float32)
-    counts = torch.zeros(frames, device=parts[0].device)
-    for part, index in zip(parts, windows, strict=True):
-        total.index_add_(dim, index, part.float())
-        counts.index_add_(0, index, torch.ones_like(index, dtype=counts.dtype))
-    return total / counts.view(-1, *[1] * (len(shape) - dim - 1))
+
+    def __init__(self, frames: int, dim: int) -> None:
+        self._frames, self._dim = frames, dim
+        self._seen = [0] * frames
+        self._total: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """The mean, in the type of what was added; defined once windows have covered every frame."""
+        if self._total is None or 0 in self._seen:
+            raise EngagementError(f"windows covered {self._frames - self._seen.count(0)} of {self._frames} frames")
+        return self._total
+
+    def add(self, part: Tensor, window: Window, index: Tensor) -> None:
+        """Take a window into the mean; the arithmetic is float32.
+
+        Args:
+            part: What it says, `dim` running over its frames.
+            window: Its frame numbers.
+            index: The same numbers on the device of `part`.
+        """
+        if self._total is None:
+            shape = list(part.shape)
+            shape[self._dim] = self._frames
+            self._total = part.new_zeros(shape)
+        counts = [self._seen[frame] for frame in window]
+        if any(counts):
+            before = self._total.index_select(self._dim, index).float()
+            weights = torch.tensor(counts, device=part.device, dtype=torch.float32)
+            weights = weights.view(-1, *[1] * (part.ndim - self._dim - 1))
+            part = ((before * weights + part.float()) / (weights + 1)).to(part.dtype)
+        self._total.index_copy_(self._dim, index, part)
+        for frame in window:
+            self._seen[frame] += 1
 
 
 def _merge_equal(seen: Sequence[Engagement], engagement: Engagement | None) -> None:
@@ -143,83 +160,94 @@ def _merge_equal(seen: Sequence[Engagement], engagement: Engagement | None) -> N
 class _FramesView(FeatureCache):
     """What one window sees of a cache whose features cover the whole video."""
 
-    index: Tensor
-
     def __init__(self, whole: FeatureCache, branches: int, frames: int) -> None:
         super().__init__(whole.rule)
         self._whole, self._branches, self._frames = whole, branches, frames
-        self._parts: dict[str, list[Tensor]] = {}
-        self._windows: list[Tensor] = []
+        self._means: dict[str, FrameMean] = {}
+        self._window: Window = ()
+        self._index = torch.empty(0)
+
+    def look(self, window: Window, index: Tensor) -> None:
+        """See the frames of this window from now on."""
+        self._window, self._index = window, index
 
     def make_room(self) -> None:
-        """Nothing: the sampler makes room in the whole cache."""
+        """See `FeatureCache.make_room`; called by the first window of a step that decided to compute."""
+        self._whole.make_room()
 
     def read(self, name: str, steps: Sequence[int] = ()) -> Tensor:
         """The rows of the current window."""
         whole = self._whole.read(name, steps).unflatten(0, (self._branches, self._frames))
-        return whole.index_select(1, self.index).flatten(0, 1)
+        return whole.index_select(1, self._index).flatten(0, 1)
 
     def replace(self, features: Mapping[str, Tensor], step: int = 0) -> None:
-        """Collect what the current window recorded."""
+        """Take what the current window recorded into the means."""
         del step
         for name, rows in features.items():
-            self._parts.setdefault(name, []).append(rows.unflatten(0, (self._branches, -1)))
-        self._windows.append(self.index)
+            mean = self._means.setdefault(name, FrameMean(self._frames, dim=1))
+            mean.add(rows.unflatten(0, (self._branches, -1)), self._window, self._index)
 
     def commit(self, step: int) -> None:
         """Hand the video's features over, if the windows recorded any."""
-        if not self._parts:
-            return
-        means = {name: scatter_mean(parts, self._windows, self._frames, dim=1) for name, parts in self._parts.items()}
-        kept = {name: mean.to(self._parts[name][0].dtype).flatten(0, 1) for name, mean in means.items()}
-        self._whole.replace(kept, step)
+        if self._means:
+            self._whole.replace({name: mean.total.flatten(0, 1) for name, mean in self._means.items()}, step)
 
 
 def window_conditions(conditions: Conditions, index: Tensor) -> Conditions:
-    """A video's conditions, seen by the frames `index` of one window.
-
-    Raises:
-        ConfigError: Reference features differ between frames.
-    """
-    for name, site in conditions.sites.items():
-        if site.reference is not None and site.reference.keys.shape[0] != 1:
-            raise ConfigError(
-                f"windows need reference features that are the same for all frames, {name} has "
-                f"{site.reference.keys.shape[0]} rows; project them with row_rule='branch'"
-            )
+    """A video's conditions, seen by the frames `index` of one window."""
+    sites = conditions.sites
+    if not isinstance(sites, TokenSites):
+        raise ConfigError(f"windows need TokenSites, got {type(sites).__name__}; make the conditions with them")
     return replace(
         conditions,
         frames=index.shape[0],
-        sites=_WindowSites(conditions.sites, conditions.branches, index),
-        masks=[_rows_of(mask, conditions.branches, index, dim=1) for mask in conditions.masks],
+        sites=sites.window(index),
+        masks=[_rows_of(mask, conditions.branches, index) for mask in conditions.masks],
         pixel_feature=_frames_of(conditions.pixel_feature, index),
         _by_members={},
     )
 
 
-class _WindowSites(dict[str, SiteConditions]):
-    """Sites of a window on first use: a follower needs the constants of a layer or two, not of all sixteen."""
+class TokenSites(dict[str, SiteConditions]):
+    """Layers' constants of a video or a window, whose frames' own tokens are projected on first use.
 
-    def __init__(self, sites: Mapping[str, SiteConditions], branches: int, index: Tensor) -> None:
+    Keys and values of all frames and layers would take more memory than anything else that grows with the video, and
+    projecting a window's costs less than a thousandth of its evaluation.
+
+    Args:
+        unet: The network.
+        references: Constants of each layer that are the same for all frames: one reference row, no tokens.
+        tokens: Tokens of the cross-attention, (branches, frames, tokens, dim).
+
+    Raises:
+        ConfigError: Reference features differ between frames.
+    """
+
+    def __init__(self, unet: UNet, references: Mapping[str, SiteConditions], tokens: Tensor) -> None:
         super().__init__()
-        self._sites, self._branches, self._index = sites, branches, index
+        for name, site in references.items():
+            if site.reference is not None and site.reference.keys.shape[0] != 1:
+                raise ConfigError(
+                    f"windows need reference features that are the same for all frames, {name} has "
+                    f"{site.reference.keys.shape[0]} rows; project them with row_rule='branch'"
+                )
+        self._unet, self._references, self._tokens = unet, references, tokens
 
     def __missing__(self, name: str) -> SiteConditions:
-        site = self._sites[name]
-        self[name] = replace(
-            site, image=site.image and self._of(site.image), audio=tuple(self._of(pair) for pair in site.audio)
-        )
+        transformer = self._unet.attention_sites()[name]
+        self[name] = replace(self._references[name], image=transformer.block.attn2.project(self._tokens.flatten(0, 1)))
         return self[name]
 
-    def _of(self, pair: KeysValues) -> KeysValues:
-        return KeysValues(*(_rows_of(rows, self._branches, self._index, dim=0) for rows in pair))
+    def window(self, index: Tensor) -> TokenSites:
+        """The sites of the frames `index`."""
+        return TokenSites(self._unet, self._references, self._tokens.index_select(1, index))
 
 
-def _rows_of(rows: Tensor, branches: int, index: Tensor, dim: int) -> Tensor:
-    """The window's of (..., branches * frames, ...) rows; one row serves all frames."""
-    if rows.shape[dim] == 1:
-        return rows
-    return rows.unflatten(dim, (branches, -1)).index_select(dim + 1, index).flatten(dim, dim + 1)
+def _rows_of(mask: Tensor, branches: int, index: Tensor) -> Tensor:
+    """The window's of (audio branches, branches * frames, L, 1) rows; one row serves all frames."""
+    if mask.shape[1] == 1:
+        return mask
+    return mask.unflatten(1, (branches, -1)).index_select(2, index).flatten(1, 2)
 
 
 def _frames_of(maps: Tensor | None, index: Tensor) -> Tensor | None:

@@ -1,12 +1,17 @@
-"""`python -m lcp_bench.report`: list the records of a folder as tables."""
+"""`python -m lcp_bench.report`: list the records of a folder as tables.
+
+`tables` writes the tables of the paper with the trail of every cell, `check` says what forbids publishing a cell,
+`html` writes a folder to look at.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lcp_bench.errors import ConfigError, LcpBenchError
@@ -15,6 +20,12 @@ from lcp_bench.report.table import SORT_KEYS, make_tables, unfinished
 from lcp_bench.store import list_records
 
 DEFAULT_RUNS = "runs"
+SUBCOMMANDS = {
+    "tables": "lcp_bench.report.tables:tables",
+    "check": "lcp_bench.report.check:check",
+    "html": "lcp_bench.report.page:html",
+}
+"""Word to the function that gets what follows it; each returns the text to show and the exit code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +50,12 @@ def report(arguments: Sequence[str] | None = None) -> tuple[str, int]:
     Raises:
         LcpBenchError: the command is wrong, or the folder cannot be read.
     """
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in SUBCOMMANDS:
+        module, _, name = SUBCOMMANDS[words[0]].partition(":")
+        command: Callable[[Sequence[str]], tuple[str, int]] = getattr(importlib.import_module(module), name)
+        return command(words[1:])
+    options = _parser().parse_args(words)
     folder = Path(_runs_folder(options.overrides, options.runs)).expanduser()
     runs = list_records(folder)
     if not runs:
@@ -57,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lcp_bench.report",
         description="List records as tables. Runs with different weights, size, dtype, device or data never share one.",
+        epilog=f"Other commands: {', '.join(SUBCOMMANDS)}; `python -m lcp_bench.report tables --help` says more.",
     )
     parser.add_argument("overrides", nargs="*", metavar="paths.runs=DIR", help="folder of runs, as in the main command")
     parser.add_argument("--runs", metavar="DIR", help=f"the same as paths.runs=DIR (default: {DEFAULT_RUNS})")

@@ -173,7 +173,11 @@ class Trainer:
         self.log_file = folder / f"{name}.log.jsonl"
         self.trained = {key: tensor for key, tensor in module.named_parameters() if tensor.requires_grad}
         self.optimiser = torch.optim.AdamW(
-            self.trained.values(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
+            self.trained.values(),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
         self.average = {key: tensor.detach().clone() for key, tensor in self.trained.items()}
         self.processes = Processes.running()

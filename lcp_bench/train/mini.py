@@ -19,13 +19,13 @@ from torch import nn
 
 from lcp_bench.config import require
 from lcp_bench.models.config import UNetConfig
-from lcp_bench.models.mini import COMPONENTS, LATENT_STRIDE, SIZE, build_modules, unet_configs
-from lcp_bench.models.patch_codec import PatchCodec
+from lcp_bench.models.mini import COMPONENTS, SIZE, build_modules, unet_configs
+from lcp_bench.models.motion_codec import MotionCodec
 from lcp_bench.models.shipped import write_shipped
 from lcp_bench.models.temporal import TemporalModule
 from lcp_bench.models.unet import UNet
 from lcp_bench.train.loop import LossFunction, Processes, Progress, Recipe, Trainer, first_process_first
-from lcp_bench.train.mini_codec import CodecLoss, encode_all, fit_codec
+from lcp_bench.train.mini_codec import CodecLoss, example_pairs
 from lcp_bench.train.mini_data import ClipsConfig, load_clips
 from lcp_bench.train.mini_denoiser import DenoiserLoss, DenoiserOptions
 
@@ -43,7 +43,7 @@ class MiniTraining:
         folder: Rendered clips, latents, checkpoints and logs.
         export: Folder that takes the finished weights.
         clips: What is rendered.
-        codec: Stage 1, the decoder of the patch codec.
+        codec: Stage 1, the autoencoder.
         frames: Stage 2, single frames.
         frames_options: Samples of stage 2.
         sequences: Stage 3, sequences with the temporal modules.
@@ -87,8 +87,6 @@ def train_mini(config: MiniTraining) -> str:
     codec, progress = _train_codec(config, arrays)
     if not progress.finished:
         return _stopped("codec", progress, config.codec)
-    with first_process_first():
-        arrays["latents"] = encode_all(codec, arrays["pixels"], folder / "latents.npy")
     state: dict[str, torch.Tensor] = {}
     for stage in ("frames", "sequences"):
         recipe: Recipe = getattr(config, stage)
@@ -96,9 +94,7 @@ def train_mini(config: MiniTraining) -> str:
         networks.load_state_dict(state, strict=False)
         options: DenoiserOptions = getattr(config, f"{stage}_options")
         batch = Processes.running().share(recipe.batch)
-        loss = DenoiserLoss(
-            dict(networks.items()), arrays, config.clips.reference_frames, batch, options, codec.pixel_gain
-        )
+        loss = DenoiserLoss(dict(networks.items()), codec, arrays, config.clips.reference_frames, batch, options)
         progress = _train(stage, networks, loss, recipe, config)
         if not progress.finished:
             return _stopped(stage, progress, recipe)
@@ -112,8 +108,8 @@ def train_mini(config: MiniTraining) -> str:
 def denoiser_networks(seed: int, *, temporal: bool) -> nn.ModuleDict:
     """The networks of stages 2 and 3 with their initial weights; stage 2 has no temporal modules.
 
-    The denoising UNet starts with the linear guess of its prior, a temporal module as the identity, so that stage 3
-    begins with what stage 2 has learnt.
+    The denoising UNet starts by predicting nothing, a temporal module as the identity, so that stage 3 begins with what
+    stage 2 has learnt.
     """
     torch.manual_seed(seed)
     modules = build_modules(device="cpu")
@@ -123,7 +119,7 @@ def denoiser_networks(seed: int, *, temporal: bool) -> nn.ModuleDict:
     networks = nn.ModuleDict({name: modules[name] for name in DENOISER}).requires_grad_(True)
     unet = networks["denoising_unet"]
     assert isinstance(unet, UNet)
-    nn.init.zeros_(unet.conv_out.weight)  # the first prediction is the linear guess
+    nn.init.zeros_(unet.conv_out.weight)
     assert unet.conv_out.bias is not None
     nn.init.zeros_(unet.conv_out.bias)
     for module in networks.modules():
@@ -148,12 +144,14 @@ def _without_temporal(config: UNetConfig) -> UNetConfig:
     return replace(config, temporal=None)
 
 
-def _train_codec(config: MiniTraining, arrays: Mapping[str, NDArray[Any]]) -> tuple[PatchCodec, Progress]:
+def _train_codec(config: MiniTraining, arrays: Mapping[str, NDArray[Any]]) -> tuple[MotionCodec, Progress]:
     torch.manual_seed(config.seed)
-    codec = PatchCodec(SIZE.latent_channels, LATENT_STRIDE, SIZE.codec_width)
-    fit_codec(codec, arrays["pixels"])
+    codec = MotionCodec(SIZE.latent_channels, SIZE.appearance_channels, SIZE.codec_width)
+    examples, portraits = example_pairs(arrays["pixels"])
+    codec.fit(examples)
     loss = CodecLoss(codec, arrays["pixels"], Processes.running().share(config.codec.batch))
     progress = _train("codec", codec, loss, config.codec, config)
+    codec.standardise(examples, portraits)
     return codec.eval().requires_grad_(False), progress
 
 
@@ -168,7 +166,7 @@ def _stopped(stage: str, progress: Progress, recipe: Recipe) -> str:
     return f"{stage}: {progress.step} of {recipe.steps} steps done; the same command goes on from here"
 
 
-def export(config: MiniTraining, state: Mapping[str, torch.Tensor], codec: PatchCodec) -> list[Path]:
+def export(config: MiniTraining, state: Mapping[str, torch.Tensor], codec: MotionCodec) -> list[Path]:
     """Write the weights, one file per component, and the recipe beside them."""
     folder = Path(config.export)
     tensors: dict[str, dict[str, torch.Tensor]] = {name: {} for name in COMPONENTS}
@@ -176,7 +174,8 @@ def export(config: MiniTraining, state: Mapping[str, torch.Tensor], codec: Patch
         component, _, name = key.partition(".")
         tensors[component][name] = tensor
     tensors["codec"] = dict(codec.state_dict())
-    files = [write_shipped(folder, name, tensors[name]) for name in COMPONENTS]
+    # The reference network is read once per segment and its features are normed: it stands rounding best.
+    files = [write_shipped(folder, name, tensors[name], small=name == "reference_unet") for name in COMPONENTS]
     recipe = {key: value for key, value in asdict(config).items() if key not in ("folder", "export")}
     (folder / "training.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     return [*files, folder / "training.json"]

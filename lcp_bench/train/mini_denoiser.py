@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.mini import PortraitGuide, share_noise
-from lcp_bench.models.prior import PortraitPrior
+from lcp_bench.models.motion_codec import MotionCodec
 from lcp_bench.models.unet import UNet
 from lcp_bench.schedulers import DDIM
+from lcp_bench.train.mini_codec import take_images
 from lcp_bench.train.mini_data import LATENT_SIDE, LEVELS
 
 WINDOW_RADIUS = 2
-MIN_NOISE_SHARE = 0.2
-"""Largest weight of a timestep is one over this; see `DenoiserLoss`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +44,7 @@ class DenoiserOptions:
     motion_frames: int = 2
     drop: float = 0.1
     lip_weight: float = 3.0
-    motion_noise: float = 0.1
+    motion_noise: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Batch:
 
     Attributes:
         target: Clean latents (samples, C, frames, h, w).
-        reference: (samples, 1 + motion frames or 1, C, h, w).
+        reference: Appearance of portrait and motion frames (samples, 1 + motion frames or 1, channels, h, w).
         mel: Windows (samples, frames, 5, hops, bands).
         masks: (samples, 3, cells), all levels joined.
         region: (samples, 1, H, W) in [0, 1].
@@ -74,29 +73,28 @@ class Batch:
 
 
 class DenoiserLoss:
-    """Error of the predicted clean latents; see `lcp_bench.train.loop.LossFunction`.
+    """Error of the predicted velocity; see `lcp_bench.train.loop.LossFunction`.
 
     Args:
         networks: `denoising_unet`, `reference_unet`, `portrait_guide`, `audio_proj`.
-        arrays: See `lcp_bench.train.mini_data.load_clips`, plus `latents`.
+        codec: The finished codec.
+        arrays: See `lcp_bench.train.mini_data.load_clips`.
         reference_frames: Indices of the frames that may be portraits.
         batch: Samples per step.
         options: What a sample looks like.
-        channel_weights: (C,), weight of each latent channel; None weighs all alike.
     """
 
     def __init__(
         self,
         networks: Mapping[str, nn.Module],
+        codec: MotionCodec,
         arrays: Mapping[str, NDArray[Any]],
         reference_frames: NDArray[np.int64],
         batch: int,
         options: DenoiserOptions,
-        channel_weights: Tensor | None = None,
     ) -> None:
-        channels = arrays["latents"].shape[2]
-        self.channel_weights = torch.ones(channels) if channel_weights is None else channel_weights
-        self.networks, self.arrays, self.batch, self.options = networks, arrays, batch, options
+        self.networks, self.codec, self.arrays = networks, codec, arrays
+        self.batch, self.options = batch, options
         self.reference_frames = reference_frames
         self.alphas = DDIM(20).alphas_cumprod.float()
 
@@ -104,18 +102,16 @@ class DenoiserLoss:
         """The loss of one random batch."""
         batch = self.draw(generator)
         alpha = self.alphas[batch.timesteps][:, None, None, None, None]
-        noised = alpha.sqrt() * batch.target + (1 - alpha).sqrt() * batch.noise
-        # An error of the clean latents is one of the velocity divided by the noise's share; where that share is small
-        # the weight is bounded, or the faintest noise would rule the loss.
-        predicted, prior = self.predict(noised, batch)
-        error = (predicted - batch.target).square() / (1 - alpha).clamp(min=MIN_NOISE_SHARE)
+        signal, share = alpha.sqrt(), (1 - alpha).sqrt()
+        velocity = signal * batch.noise - share * batch.target
+        error = (self.predict(signal * batch.target + share * batch.noise, batch) - velocity).square()
         lips = batch.masks[:, 2, : LATENT_SIDE**2].unflatten(1, (LATENT_SIDE, LATENT_SIDE))[:, None, None]
-        weight = (1 + self.options.lip_weight * lips) * self.channel_weights[:, None, None, None]
+        weight = (1 + self.options.lip_weight * lips).expand_as(error)
         loss: Tensor = (error * weight).mean() / weight.mean()
-        return loss + _surprise(prior, batch.target)
+        return loss
 
-    def predict(self, noised: Tensor, batch: Batch) -> tuple[Tensor, PortraitPrior]:
-        """The networks' clean latents (samples, C, frames, h, w), and the prior behind them."""
+    def predict(self, noised: Tensor, batch: Batch) -> Tensor:
+        """The networks' velocity (samples, C, frames, h, w)."""
         unet, reference = self.networks["denoising_unet"], self.networks["reference_unet"]
         guide, projection = self.networks["portrait_guide"], self.networks["audio_proj"]
         assert isinstance(unet, UNet) and isinstance(reference, UNet) and isinstance(guide, PortraitGuide)
@@ -132,36 +128,25 @@ class DenoiserLoss:
         )
         if batch.dropped:
             sites = {name: replace(site, reference=None) for name, site in sites.items()}
-        feature, variance = guide(batch.reference[:, 0], batch.region)
-        conditions = Conditions(
-            samples,
-            frames,
-            sites,
-            _levels(batch.masks, frames),
-            feature[:, None],
-        )
+        feature = guide(batch.reference[:, 0], batch.region)
+        conditions = Conditions(samples, frames, sites, _levels(batch.masks, frames), feature[:, None])
         weight = unet.time_embedding.linear_1.weight
         time = unet.time_embedding(batch.timesteps.to(weight.device, torch.float32))
-        prior = PortraitPrior(batch.reference[:, 0, :, None], variance[:, :, None])
-        output = unet.forward_samples(noised, time, conditions)
-        # The variance learns from the pictures themselves, not from what makes the network's task easy.
-        fixed = PortraitPrior(prior.mean, prior.variance.detach())
-        return fixed.clean(noised, output, self.alphas[batch.timesteps]), prior
+        return unet.forward_samples(noised, time, conditions)
 
     # ------------------------------------------------------------------ batches
 
     def draw(self, generator: np.random.Generator) -> Batch:
         """A random batch."""
         arrays, count = self.arrays, self.batch
-        people = generator.integers(0, arrays["latents"].shape[0], count)
+        people = generator.integers(0, arrays["pixels"].shape[0], count)
         numbers = generator.integers(0, len(self.reference_frames), count)
-        times, motion = self._times(generator, self.reference_frames[numbers])
-        pictures = np.concatenate([self.reference_frames[numbers][:, None], motion], axis=1)
-        reference = torch.from_numpy(arrays["latents"][people[:, None], pictures]).float()
+        portraits = self.reference_frames[numbers]
+        times, motion = self._times(generator, portraits)
+        reference, target = self._encode(people, portraits, motion, times)
         if motion.shape[1]:
             noise = generator.standard_normal(reference[:, 1:].shape, dtype=np.float32)
             reference[:, 1:] += self.options.motion_noise * torch.from_numpy(noise)
-        target = torch.from_numpy(arrays["latents"][people[:, None], times]).float().transpose(1, 2)
         last = arrays["mel"].shape[1] - 1
         windows = np.clip(times[..., None] + np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1), 0, last)
         return Batch(
@@ -174,6 +159,21 @@ class DenoiserLoss:
             timesteps=torch.from_numpy(generator.integers(0, len(self.alphas), count)),
             dropped=bool(generator.random() < self.options.drop),
         )
+
+    @torch.no_grad()
+    def _encode(
+        self, people: NDArray[Any], portraits: NDArray[Any], motion: NDArray[Any], times: NDArray[Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Appearance of portraits and motion frames, and latents of the targets; see `Batch`."""
+        pixels, frames = self.arrays["pixels"], times.shape[1]
+        pictures = np.concatenate([portraits[:, None], motion], axis=1)
+        seen = take_images(pixels, np.broadcast_to(people[:, None], pictures.shape), pictures)
+        seen = seen.unflatten(0, pictures.shape)
+        beside = seen[:, 0].repeat_interleave(frames, 0)
+        images = take_images(pixels, np.broadcast_to(people[:, None], times.shape), times)
+        latents = self.codec.encode(images, beside).unflatten(0, times.shape)
+        appearance = self.codec.appearance(seen.flatten(0, 1)).unflatten(0, pictures.shape)
+        return appearance, latents.transpose(1, 2)
 
     def _noise(self, generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
         """Noise as generation draws it: frames that follow each other share a part of it."""
@@ -191,7 +191,7 @@ class DenoiserLoss:
         Half of the sequences begin at the portrait, which then stands in for the motion frames, as in a clip's first
         segment; the others follow the take's own frames, as in later segments.
         """
-        options, length = self.options, self.arrays["latents"].shape[1]
+        options, length = self.options, self.arrays["pixels"].shape[1]
         if not options.consecutive:
             shape = (self.batch, options.frames)
             return generator.integers(0, length, shape), np.zeros((self.batch, 0), dtype=np.int64)
@@ -202,11 +202,6 @@ class DenoiserLoss:
         before = starts[:, None] - np.arange(options.motion_frames, 0, -1)
         motion = np.where(first[:, None], portraits[:, None], before)
         return starts[:, None] + np.arange(options.frames), motion
-
-
-def _surprise(prior: PortraitPrior, target: Tensor) -> Tensor:
-    """Negative log-likelihood of the clean latents under the prior, without its constant."""
-    return 0.5 * ((target - prior.mean).square() / prior.variance + prior.variance.log()).mean()
 
 
 def _levels(masks: Tensor, frames: int) -> list[Tensor]:

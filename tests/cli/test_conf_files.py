@@ -26,18 +26,33 @@ def options(group: str) -> list[str]:
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in OTHER_COMMANDS)
 COMBINATIONS = list(itertools.product(options("model"), options("accel"), options("dataset")))
-PAIRS = [words for words in COMBINATIONS if words[1] == "none" or words[2] == "demo"]
-"""Every strategy and every data set with every model; a strategy and a data set know nothing of each other."""
-OTHERS = [(group, name) for group in GROUPS if group not in ("model", "accel", "dataset") for name in options(group)]
+
+
+def in_turn() -> set[tuple[str, str, str]]:
+    """Every strategy, and every data set, with one model, all models in turn: what the default suite checks."""
+    models = itertools.cycle(options("model"))
+    pairs = [(accel, "demo") for accel in options("accel")] + [("none", dataset) for dataset in options("dataset")]
+    return {(model, *pair) for model, pair in zip(models, pairs, strict=False)}
+
+
+FIRST = in_turn()
+OTHERS = [
+    (group, name)
+    for group in GROUPS
+    if group not in ("model", "accel", "dataset", "experiment")  # experiments are sweeps, see test_sweeps.py
+    for name in options(group)
+]
 
 
 def test_the_folders_hold_the_expected_groups() -> None:
     assert set(GROUPS) >= {"model", "accel", "dataset", "measure", "tracker", "paths"}
     assert set(options("accel")) >= {"none", "fewer_steps", "lcp"}
+    for place, group in enumerate(("model", "accel", "dataset")):
+        assert {words[place] for words in FIRST} == set(options(group))
 
 
-@pytest.mark.parametrize(("model", "accel", "dataset"), PAIRS)
-def test_pair_is_valid(model: str, accel: str, dataset: str) -> None:
+@pytest.mark.parametrize(("model", "accel", "dataset"), sorted(FIRST))
+def test_every_choice_is_valid(model: str, accel: str, dataset: str) -> None:
     check_combination(model, accel, dataset)
 
 
@@ -127,10 +142,13 @@ def test_image_sizes_are_those_of_the_model_code(repository: Path) -> None:
 
 
 def test_help_shows_every_key_of_the_schema() -> None:
+    words = [[f"model={model}", "accel=lcp"] for model in ("hallo", "memo")]  # memo has a preset of its own
     with hydra_app() as hydra:
-        composed = hydra.config_loader.load_configuration("config", ["model=hallo", "accel=lcp"], hydra_run_mode())
+        composed = [hydra.config_loader.load_configuration("config", each, hydra_run_mode()) for each in words]
     missing = [
-        key for key in dotted_keys(RunConfig) if key != "accel" and OmegaConf.select(composed, key, default=...) is ...
+        key
+        for key in dotted_keys(RunConfig)
+        if key != "accel" and all(OmegaConf.select(each, key, default=...) is ... for each in composed)
     ]
     assert not missing
 
@@ -150,7 +168,7 @@ def test_every_value_file_says_why() -> None:
 def test_group_table_has_plus_signs() -> None:
     with hydra_app() as hydra:
         lines = Groups(hydra, []).table().splitlines()
-    assert lines[0].startswith("+model=hallo")
+    assert lines[0].startswith("+model=echomimic|")
     assert all(line.startswith("+") for line in lines)
     assert {line[1:].partition("=")[0] for line in lines} == set(GROUPS)
 

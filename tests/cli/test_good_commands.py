@@ -40,9 +40,9 @@ def test_issue_command_with_several_overrides(run_cli: RunCli, recorder: Recorde
     ("words", "expected"),
     [
         (("-m", "+model=hallo", "+accel=none,lcp"), ["none", "lcp"]),
-        (("-m", "model=hallo", "accel=none,lcp"), ["none", "lcp"]),
+        pytest.param(("-m", "model=hallo", "accel=none,lcp"), ["none", "lcp"], marks=pytest.mark.slow),
         (("+model=hallo", "-m", "+accel=none,fewer_steps"), ["none", "fewer_steps"]),
-        (("--multirun", "model=hallo", "+accel=glob(*)"), STRATEGIES),
+        pytest.param(("--multirun", "model=hallo", "+accel=glob(*)"), STRATEGIES, marks=pytest.mark.slow),
         (("-m", "+model=hallo", "+accel=glob([n*,l*], exclude=lcp_*)"), ["lcp", "none"]),
         (("+model=hallo", "+accel=none,lcp", "hydra.mode=MULTIRUN"), ["none", "lcp"]),
         (("-m", "+model=hallo", "+accel=lcp"), ["lcp"]),

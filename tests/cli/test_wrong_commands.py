@@ -109,7 +109,7 @@ def test_debug_shows_the_traceback(run_cli: Callable[..., Result]) -> None:
     [
         (("+model=hallo", "+accel=lcp", "sampler.stepz=2"), "'sampler.steps'"),
         (("-m", "+model=hallo", "+accel=none,lpc"), "did you mean 'lcp'?"),
-        ((), "no model given; choose one of: hallo"),
+        ((), "no model given; choose one of: echomimic, echomimic_acc, hallo, memo, mini"),
     ],
 )
 def test_wrong_command_in_its_own_process(words: tuple[str, ...], part: str, repository: Path, tmp_path: Path) -> None:

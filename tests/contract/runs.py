@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -35,9 +36,14 @@ def composed(*words: str) -> RunConfig:
 
 
 class Shared:
-    """Models and cost reports by configuration."""
+    """Models and cost reports by configuration, and finished runs by their words.
 
-    def __init__(self) -> None:
+    Args:
+        folder: For the finished runs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.done = folder, dict[tuple[str, ...], Done]()
         self.load, self.cost = runner.load_model, runner.cost_report
         self.models: dict[str, Hallo] = {}
         self.costs: dict[str, CostReport] = {}
@@ -94,6 +100,7 @@ class Bench:
     runs: Path
     demo: Path
     capsys: pytest.CaptureFixture[str]
+    shared: Shared
 
     def config(self, *words: str) -> RunConfig:
         """The configuration of a command; `runs` and the data set are this bench's unless the words say otherwise."""
@@ -112,6 +119,20 @@ class Bench:
         summary = runner.run(config, list(words))
         last = self.capsys.readouterr().out.splitlines()[-1]
         return Done(summary, json.loads(last), config)
+
+    def usual(self, *words: str, runs: Path | None = None) -> Done:
+        """As `run`, of a command that several tests begin with: it is made once and copied.
+
+        Args:
+            words: The command; the run's own folder must not depend on them.
+            runs: Where to put the copy; None: this bench's folder.
+        """
+        if words not in self.shared.done:
+            self.shared.done[words] = self.run(*words, f"paths.runs={self.shared.folder}")
+        done, target = self.shared.done[words], runs or self.runs
+        shutil.copytree(done.folder, target / done.folder.name)
+        summary = replace(done.summary, record=target / done.folder.name / done.summary.record.name)
+        return replace(done, summary=summary, printed={**done.printed, "record": str(summary.record)})
 
     def store(self, *words: str) -> RunStore:
         """The store of a command."""

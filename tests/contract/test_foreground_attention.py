@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cover import combinations
 from family import Draw, counted_calls, random_conditions
 from lcp_bench.accel.dfa import PARTS, ForegroundConfig, ForegroundRule
 from lcp_bench.accel.lightningcp import LightningCP
@@ -248,9 +249,9 @@ def test_an_empty_mask_repeats_the_key_steps_attention(small_unet: UNet) -> None
     assert (other - key).abs().max() > 1e-2, "the rest of the layer still sees the new latents"
 
 
-@both_guidances
-@pytest.mark.parametrize("mask", ["some", "one cell", "nothing"])
-@pytest.mark.parametrize("feed_forward", [True, False])
+@pytest.mark.parametrize(
+    ("mask", "branches", "feed_forward"), combinations(["some", "one cell", "nothing"], [1, 2], [True, False])
+)
 def test_any_batch_gives_the_same(branches: int, mask: str, feed_forward: bool, small_unet: UNet) -> None:
     """Five followers at once, or at most `batch` at a time, and never more calls than that."""
     conditions = with_foreground(random_conditions(small_unet, branches=branches), MASKS[mask])

@@ -57,7 +57,8 @@ def conditions_of(unet: UNet, seed: int = 5, previous: Conditions | None = None,
             bank[layer.name] = draw(branches * (1 + PAST), length, unet.config.channels[layer.level])
     audio = branch_audio(draw(FRAMES, 3, TOKEN_DIM), branches)
     emotions = branch_emotions(4, branches)
-    return segment_conditions(unet, bank, draw(branches, 4, TOKEN_DIM), audio, emotions, previous)
+    past = None if previous is None else {name: site.memory for name, site in previous.sites.items()}
+    return segment_conditions(unet, bank, draw(branches, 4, TOKEN_DIM), audio, emotions, past)
 
 
 def latents(seed: int = 2, members: int = 1) -> Tensor:

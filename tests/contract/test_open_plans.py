@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from lcp_bench.accel.scope import Scope, delta_scope, full_scope, shell_scope
 from lcp_bench.accel.strategy import Strategy
 from lcp_bench.config import build_strategy
 from lcp_bench.open_plans import after_the_fact
-from lcp_bench.plan_report import _scopes, _Tracer, as_document, cost_report, report
+from lcp_bench.plan_report import ScopeCost, _scopes, as_document, cost_report, report, unet_topology
 from runs import Bench, Shared, composed
 
 STEPS = 6
@@ -39,6 +40,7 @@ def test_a_plan_says_that_it_is_decided_later_and_prints_the_bounds(
     assert "the plan is decided at run time" in text
 
 
+@pytest.mark.slow
 def test_a_fixed_plan_says_nothing_of_the_kind() -> None:
     config = composed(f"sampler.steps={STEPS}", "+accel=dbcache", "accel.mask=fast", "accel.mask_policy=static")
     costs = cost_report(config)
@@ -84,16 +86,21 @@ def test_the_record_carries_the_decisions_and_their_cost(bench: Bench, shared_pa
 def test_scopes_of_one_name_are_counted_apart() -> None:
     """A cheap and a dear scope under one name must not share a cost."""
     config = composed(f"sampler.steps={STEPS}", "+accel=lcp", "accel.schedule.key_steps=[0]")
-    tracer, inner = _Tracer(config), build_strategy(config)
-    topology = tracer.model.unet.topology
+    topology, inner = unet_topology(config), build_strategy(config)
     shapes = {
         1: shell_scope(topology, "up.3.2"),
         2: shell_scope(topology, "up.2.1"),
         3: delta_scope(topology, "mid", "mid"),
     }
 
-    # one pass records for all of them what three would
-    tracer.sizes(tuple({name for scope in shapes.values() for name in scope.reads(topology)}))
+    class Tracer:
+        """Counts layers in place of work."""
+
+        model = SimpleNamespace(unet=SimpleNamespace(topology=topology))
+
+        def cost(self, scope: Scope) -> ScopeCost:
+            """One unit per layer."""
+            return ScopeCost(scope, (), len(scope.evaluated), len(scope.evaluated))
 
     class Same(Strategy):
         """Followers with different scopes under one name."""
@@ -105,7 +112,7 @@ def test_scopes_of_one_name_are_counted_apart() -> None:
             scope = shapes[1 + step % 3]
             return Scope("same", scope.evaluated, scope.deltas)
 
-    scope_of, if_reused, costs = _scopes(Same(inner.config), inner.plan(STEPS), full_scope(topology), tracer)
+    scope_of, if_reused, costs = _scopes(Same(inner.config), inner.plan(STEPS), full_scope(topology), Tracer())
     assert [scope_of[step] for step in range(4)] == ["full", "same", "same #2", "same #3"]
     assert scope_of[4] == "same"
     assert if_reused == {}

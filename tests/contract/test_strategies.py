@@ -1,4 +1,8 @@
-"""What every strategy must hold, on the tiny Hallo; strategies are found in conf/accel."""
+"""What every strategy must hold on every skeleton; strategies are found in conf/accel, skeletons in `SKELETONS`.
+
+By default every strategy meets every skeleton once, with and without guidance in turn (`cover`), but for those of
+`IN_BRIEF`; the rest is slow.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,28 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from cover import combinations, covering
 from family import Draw, counted_calls
 from lcp_bench.accel.schedule import Plan
 from lcp_bench.accel.strategy import Strategy
 from lcp_bench.config import RunConfig, build_strategy
 from lcp_bench.errors import ConfigError, EngagementError
 from lcp_bench.generate import ClipConstants, Segment, generate_segments
+from lcp_bench.models.echomimic import EchoMimic
 from lcp_bench.models.foreground import foreground_levels
 from lcp_bench.models.hallo import Hallo
+from lcp_bench.models.talking_head import TalkingHead
 from lcp_bench.preflight import load_run_config
 from lcp_bench.sampling import Sampler
-from lcp_bench.schedulers import DDIM
 
 STEPS = 5
 FRAMES = 2
@@ -32,6 +39,16 @@ BASE = (
     "+model=hallo", "model.size=tiny", "model.weights=seeded", f"sampler.steps={STEPS}",
     f"model.frames_per_segment={FRAMES}", "model.presets.key_steps=2", "model.presets.equal_cost_steps=3",
 )  # fmt: skip
+
+ECHOMIMIC = (
+    *(word.replace("=hallo", "=echomimic") for word in BASE), "model.window.overlap=0", "model.window.shift=1",
+)  # fmt: skip
+MEMO = (*(word.replace("=hallo", "=memo") for word in BASE), f"model.motion_frames={FRAMES}")
+SKELETONS = {"hallo": BASE, "echomimic": ECHOMIMIC, "memo": MEMO}
+"""Tiny model to the words of its command. The fixture `tiny_NAME` is the model, `NAME_clip` its clips by branches."""
+
+IN_BRIEF = {"memo": ("lcp_dfa_rm", "dbcache")}
+"""Skeleton to the few strategies that the default suite runs on it: for those that cost too much to run them all."""
 
 NEVER_SKIP = {
     "none": (),
@@ -45,6 +62,7 @@ NEVER_SKIP = {
     "lcp": (f"accel.schedule.key_steps={STEPS}",),
     "lcp_dfa": (f"accel.schedule.key_steps={STEPS}",),
     "lcp_dfa_rm": (f"accel.schedule.key_steps={STEPS}", "accel.reference.sites=[]"),
+    "lcp_rm": (f"accel.schedule.key_steps={STEPS}", "accel.reference.sites=[]"),
     "lcp_no_estimation": (f"accel.schedule.key_steps={STEPS}",),
     "lcp_sequential": (f"accel.schedule.key_steps={STEPS}",),
 }
@@ -56,10 +74,21 @@ IN_FEW_STEPS = {
 }
 """Options with which a strategy skips something in five steps, where its defaults would not."""
 
-FOUND = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/accel").glob("*.yaml"))
+STRATEGIES = Path(__file__).parents[2] / "conf/accel"
+FOUND = sorted(path.stem for path in STRATEGIES.glob("*.yaml"))
+
+
+def target_of(name: str) -> str:
+    """Class of a strategy, as its file names it; that of the file it is made of, where it names none."""
+    content = OmegaConf.load(STRATEGIES / f"{name}.yaml")
+    return str(content["_target_"]) if "_target_" in content else target_of(str(content["defaults"][0]))
+
+
 every_strategy = pytest.mark.parametrize("name", FOUND)
-ALSO_WITHOUT_GUIDANCE = ("lcp", "dbcache")
-"""Strategies that the default suite takes without guidance too: a fixed plan and a gate; the others are slow."""
+OF_A_CLASS = {target_of(name): name for name in reversed(FOUND)}.values()
+"""One strategy per class: what only the class decides is shown on it by default, on its variants in the slow tests."""
+CAUGHT = ("none", "lcp", "dbcache")
+"""Strategies on which the default suite shows that miscounting is caught: no followers, a fixed plan, a gate."""
 
 
 def test_every_strategy_has_its_line() -> None:
@@ -67,18 +96,25 @@ def test_every_strategy_has_its_line() -> None:
 
 
 @cache
-def configured(*words: str) -> RunConfig:
+def configured(*words: str, skeleton: str = "hallo") -> RunConfig:
     """A configuration, by the way of a user's command."""
-    return load_run_config([*BASE, *words])
+    return load_run_config([*SKELETONS[skeleton], *words])
 
 
-def make_sampler(model: Hallo, *words: str) -> Sampler:
+def make_sampler(model: TalkingHead, *words: str, skeleton: str = "hallo") -> Sampler:
     """The sampler of a command."""
-    config = configured(*words)
+    config = configured(*words, skeleton=skeleton)
     strategy = build_strategy(config)
     plan = strategy.check(model.unet.topology, num_steps=config.sampler.steps, eta=config.sampler.eta)
     with torch.inference_mode():
-        return Sampler(model.unet, strategy, plan, DDIM(plan.num_steps), config.sampler.guidance_scale)
+        scheduler = model.scheduler(plan.num_steps)
+        return Sampler(model.denoiser, strategy, plan, scheduler, config.sampler.guidance_scale)
+
+
+@pytest.fixture(scope="module")
+def hallo_clip(constants: dict[int, ClipConstants]) -> dict[int, ClipConstants]:
+    """See `SKELETONS`."""
+    return constants
 
 
 @pytest.fixture(scope="module")
@@ -103,95 +139,149 @@ def noise_source() -> Callable[[tuple[int, ...]], Tensor]:
     return lambda shape: draw(*shape)
 
 
-def generate(model: Hallo, sampler: Sampler, constants: ClipConstants) -> list[Segment]:
+@pytest.fixture(scope="module")
+def echomimic_clip(tiny_echomimic: EchoMimic) -> dict[int, ClipConstants]:
+    """As many frames in one segment: two windows, which move by one frame per step and run over the video's end."""
+    draw = Draw(13)
+    tokens, region = draw(2 * FRAMES, 30, 32), draw(1, 64, 64).sigmoid()
+    portrait, cells = draw(3, 64, 64).clamp(-1, 1), foreground_levels(torch.eye(64).cumsum(0), (8, 8), 4)
+    with torch.inference_mode():
+        face = tiny_echomimic.face_feature(region)
+    return {n: ClipConstants(portrait, None, tokens, [], face, n, cells) for n in (1, 2)}
+
+
+def first_segment(clip: ClipConstants) -> ClipConstants:
+    """The clip without its second segment."""
+    return replace(clip, audio_tokens=clip.audio_tokens[:FRAMES])
+
+
+def generate(model: TalkingHead, sampler: Sampler, constants: ClipConstants) -> list[Segment]:
     """Both segments."""
     return list(generate_segments(model, sampler, constants, noise_source()))
 
 
+Baselines = dict[tuple[str, int], list[Segment]]
+
+
 @pytest.fixture(scope="module")
-def unaccelerated(tiny_hallo: Hallo, constants: dict[int, ClipConstants]) -> dict[int, list[Segment]]:
-    """The baseline's segments by number of branches."""
-    return {n: generate(tiny_hallo, make_sampler(tiny_hallo, "+accel=none"), constants[n]) for n in (1, 2)}
+def baselines() -> Baselines:
+    """The unaccelerated segments by skeleton and number of branches, each made when it is first asked for."""
+    return {}
 
 
 class Made(NamedTuple):
     """What a strategy made of the clip, once for all tests of it."""
 
     name: str
-    branches: int
+    skeleton: str
+    model: TalkingHead
+    clip: ClipConstants
+    baseline: list[Segment]
     sampler: Sampler
     segments: list[Segment]
     calls: Counter[str]
 
+    @property
+    def beginning(self) -> ClipConstants:
+        """The clip that has the first segment only."""
+        return first_segment(self.clip) if len(self.segments) > 1 else self.clip
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(
-            (name, branches),
-            id=f"{name}-{branches}",
-            marks=() if branches == 2 or name in ALSO_WITHOUT_GUIDANCE else pytest.mark.slow,
-        )
-        for name in FOUND
-        for branches in (1, 2)
-    ],
-)
-def made(
-    request: pytest.FixtureRequest,
-    tiny_hallo: Hallo,
-    constants: dict[int, ClipConstants],
-    unaccelerated: dict[int, list[Segment]],
-) -> Made:
+    def make_sampler(self, *options: str) -> Sampler:
+        """Another sampler of the same strategy and model."""
+        return make_sampler(self.model, f"+accel={self.name}", *options, skeleton=self.skeleton)
+
+
+def in_brief(each: Any) -> Any:
+    """A combination, slow if its skeleton is only run in brief and the strategy is not among those few."""
+    name, skeleton, _ = each.values
+    short = name in IN_BRIEF.get(skeleton, (name,)) or each.marks
+    return pytest.param(each.values, id=each.id, marks=each.marks if short else pytest.mark.slow)
+
+
+ALL = [in_brief(each) for each in combinations(FOUND, list(SKELETONS), (2, 1))]
+
+
+def everywhere(default: Callable[[str, str], bool]) -> pytest.MarkDecorator:
+    """A test of all combinations; slow where `default`, asked with strategy and skeleton, says no."""
+    chosen = [
+        each if default(*each.values[0][:2]) else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow)
+        for each in ALL
+    ]
+    return pytest.mark.parametrize("made", chosen, indirect=True, scope="module")
+
+
+with_all = everywhere(lambda name, skeleton: True)
+with_all_or_each_class = everywhere(lambda name, skeleton: skeleton == "hallo" or name in OF_A_CLASS)
+with_each_class = everywhere(lambda name, skeleton: skeleton == "hallo" and name in OF_A_CLASS)
+
+
+@pytest.fixture(scope="module")
+def made(request: pytest.FixtureRequest, baselines: Baselines) -> Made:
     """Both segments, with and without guidance, the calls of all layers counted; after the baseline was made."""
-    name, branches = request.param
-    sampler = make_sampler(tiny_hallo, f"+accel={name}", *IN_FEW_STEPS.get(name, ()))
-    with counted_calls(tiny_hallo.unet) as calls:
-        segments = generate(tiny_hallo, sampler, constants[branches])
-    return Made(name, branches, sampler, segments, calls)
+    name, skeleton, branches = request.param
+    model: TalkingHead = request.getfixturevalue(f"tiny_{skeleton}")
+    clip: ClipConstants = request.getfixturevalue(f"{skeleton}_clip")[branches]
+    if (skeleton, branches) not in baselines:
+        plain = make_sampler(model, "+accel=none", skeleton=skeleton)
+        baselines[skeleton, branches] = generate(model, plain, clip)
+    sampler = make_sampler(model, f"+accel={name}", *IN_FEW_STEPS.get(name, ()), skeleton=skeleton)
+    with counted_calls(model.unet) as calls:
+        segments = generate(model, sampler, clip)
+    return Made(name, skeleton, model, clip, baselines[skeleton, branches], sampler, segments, calls)
 
 
-def test_a_clip_of_two_segments(made: Made, tiny_hallo: Hallo, unaccelerated: dict[int, list[Segment]]) -> None:
+def test_the_default_covers_every_strategy_with_every_skeleton() -> None:
+    chosen = covering(FOUND, list(SKELETONS), (2, 1))
+    assert {(name, skeleton) for name, skeleton, _ in chosen} == set(product(FOUND, SKELETONS))
+    assert {(skeleton, branches) for _, skeleton, branches in chosen} == set(product(SKELETONS, (1, 2)))
+    models = covering(FOUND, ["one", "two"], (2, 1))
+    assert {(name, branches) for name, _, branches in models} == set(product(FOUND, (1, 2)))
+
+
+@with_all
+def test_a_clip_of_two_segments(made: Made) -> None:
     """Finite, as planned by counts from outside, and different from the baseline if it skips anything."""
     expected: Counter[str] = Counter()
     for segment in made.segments:
         assert (segment.decisions is not None) == made.sampler.plan.open
         plan = segment.decisions.plan if segment.decisions else made.sampler.plan
-        expected.update(tiny_hallo.unet.topology.names * len(plan.key_steps))
+        expected.update(made.model.unet.topology.names * len(plan.key_steps))
         for group in plan.groups:
-            # followers of a parallel group share one call
-            for step in group.followers[:1] if group.parallel else group.followers:
+            # followers of a parallel group share one call, but not in windows that cover different frames
+            together = group.parallel and made.sampler.unet is made.model.unet
+            for step in group.followers[:1] if together else group.followers:
                 expected.update(made.sampler.scopes[step].evaluated)
-    assert made.calls == expected
-    for segment, baseline in zip(made.segments, unaccelerated[made.branches], strict=True):
+    windows = made.model.passes(made.clip) / len(made.segments)
+    assert made.calls == {layer: windows * count for layer, count in expected.items()}
+    for segment, baseline in zip(made.segments, made.baseline, strict=True):
         assert torch.isfinite(segment.latents).all()
-        assert segment.frames.shape == (FRAMES, 3, 64, 64)
+        assert segment.frames.shape == (2 * FRAMES / len(made.segments), 3, 64, 64)
         assert segment.frames.aminmax().min >= 0
         assert segment.frames.aminmax().max <= 1
         assert torch.equal(segment.latents, baseline.latents) == (made.name == "none")
 
 
-def test_a_second_run_is_the_same_and_does_not_change_the_network(
-    made: Made, tiny_hallo: Hallo, constants: dict[int, ClipConstants]
-) -> None:
+@with_each_class
+def test_a_second_run_is_the_same_and_does_not_change_the_network(made: Made) -> None:
     """The same modules with the same forwards and no hooks; the first segment bit for bit."""
-    modules = dict(tiny_hallo.unet.named_modules())
+    modules = dict(made.model.unet.named_modules())
     attached = {key: dict(module.__dict__) for key, module in modules.items()}
-    clip = constants[made.branches]
-    (again,) = generate(tiny_hallo, made.sampler, replace(clip, audio_tokens=clip.audio_tokens[:FRAMES]))
+    (again,) = generate(made.model, made.sampler, made.beginning)
     assert torch.equal(again.latents, made.segments[0].latents)
-    assert dict(tiny_hallo.unet.named_modules()) == modules
+    assert dict(made.model.unet.named_modules()) == modules
     for key, module in modules.items():
         assert set(module.__dict__) == set(attached[key])
         assert not module._forward_hooks and not module._forward_pre_hooks
         assert "forward" not in module.__dict__
 
 
-def test_the_second_segment_knows_nothing_of_the_firsts_cache(
-    made: Made, tiny_hallo: Hallo, constants: dict[int, ClipConstants]
-) -> None:
+@with_each_class
+def test_the_second_segment_knows_nothing_of_the_firsts_cache(made: Made, tiny_hallo: Hallo) -> None:
     """Given the motion frames, a sampler that never saw the first segment makes the same second one."""
+    if made.skeleton != "hallo":
+        return  # other models hand more than motion frames on
     first, second = made.segments
-    clip, draw = constants[made.branches], Draw(12)
+    clip, draw = made.clip, Draw(12)
     draw(*first.latents.shape)
     with torch.inference_mode():
         motion = tiny_hallo.encode(first.frames[-1:] * 2 - 1)
@@ -201,18 +291,18 @@ def test_the_second_segment_knows_nothing_of_the_firsts_cache(
             bank, clip.image_tokens, clip.audio_tokens[FRAMES:], clip.masks, clip.face_feature
         )
     conditions = replace(conditions, foreground=clip.foreground)
-    fresh = make_sampler(tiny_hallo, f"+accel={made.name}", *IN_FEW_STEPS.get(made.name, ()))
+    fresh = made.make_sampler(*IN_FEW_STEPS.get(made.name, ()))
     alone = fresh.denoise(draw(*first.latents.shape), conditions)
     assert torch.equal(alone.latents, second.latents)
 
 
-def test_never_skip_is_no_acceleration(
-    made: Made, tiny_hallo: Hallo, constants: dict[int, ClipConstants], unaccelerated: dict[int, list[Segment]]
-) -> None:
+@with_all_or_each_class
+@pytest.mark.parametrize("segments", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_never_skip_is_no_acceleration(made: Made, segments: int) -> None:
     """Bit-equal to the baseline made before, on a network that the strategy has skipped parts of in the meantime."""
-    sampler = make_sampler(tiny_hallo, f"+accel={made.name}", *NEVER_SKIP[made.name])
-    segments = generate(tiny_hallo, sampler, constants[made.branches])
-    for segment, wanted in zip(segments, unaccelerated[made.branches], strict=True):
+    sampler = made.make_sampler(*NEVER_SKIP[made.name])
+    clip = made.beginning if segments == 1 else made.clip
+    for segment, wanted in zip(generate(made.model, sampler, clip), made.baseline[:segments], strict=True):
         assert torch.equal(segment.latents, wanted.latents)
         assert torch.equal(segment.frames, wanted.frames)
         assert segment.engagement.computed == wanted.engagement.computed
@@ -241,7 +331,7 @@ def test_no_motion_frames(tiny_hallo: Hallo, constants: dict[int, ClipConstants]
     assert torch.equal(second.latents, same.latents)
 
 
-@every_strategy
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in CAUGHT else pytest.mark.slow) for n in FOUND])
 def test_a_network_that_computes_more_than_planned_is_caught(
     name: str, tiny_hallo: Hallo, constants: dict[int, ClipConstants], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +344,7 @@ def test_a_network_that_computes_more_than_planned_is_caught(
 
     monkeypatch.setattr(sampler.unet, "forward", twice)
     with pytest.raises(EngagementError, match=r"was computed 2 times, the plan says [01]"):
-        generate(tiny_hallo, sampler, constants[1])
+        generate(tiny_hallo, sampler, first_segment(constants[1]))
 
 
 @every_strategy

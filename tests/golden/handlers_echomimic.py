@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -183,9 +183,10 @@ def denoise_step(case: Case) -> Outputs:
 class _Summed(WindowedUNet):
     """The normal pipeline without guidance: predictions of windows that overlap are added, not averaged."""
 
-    def average(self, parts: Sequence[Tensor], step: int, frames: int) -> Tensor:
-        counts = torch.tensor(self.schedule.counts(step, frames))
-        return super().average(parts, step, frames) * counts[:, None, None]
+    def __call__(self, latents: Tensor, time: Tensor, conditions: Conditions, **told: Any) -> Tensor:
+        (step,) = told["steps"]
+        counts = torch.tensor(self.schedule.counts(step, conditions.frames))
+        return super().__call__(latents, time, conditions, **told) * counts[:, None, None]
 
 
 class _Watched(DDIM):
@@ -211,7 +212,7 @@ def mini_rollout(case: Case) -> Outputs:
     scheduler = _Watched(call["num_inference_steps"], **case.meta["config"]["scheduler"])
     strategy, steps = NoAcceleration(), []
     plan = strategy.plan(call["num_inference_steps"])
-    sampler = Sampler(unet, strategy, plan, scheduler, call["guidance_scale"])  # type: ignore[arg-type]
+    sampler = Sampler(unet, strategy, plan, scheduler, call["guidance_scale"])
     result = sampler.denoise(inputs["latents"][:, :, :frames], conditions, lambda _step, state: steps.append(state))
     return {
         "timesteps": torch.tensor(scheduler.timesteps),

@@ -26,6 +26,7 @@ from lcp_bench.models.memo import (
     segment_conditions,
     write_reference,
 )
+from lcp_bench.models.talking_head import Past
 from lcp_bench.models.unet import UNet
 from lcp_bench.models.walk import stream_of
 from lcp_bench.sampling import Sampler
@@ -53,6 +54,11 @@ def memories(conditions: Conditions, wanted: Any, prefix: str = "memory.") -> Ou
     return found
 
 
+def past_of(last: Conditions | None) -> Past:
+    """What a segment leaves to the next one."""
+    return {} if last is None else {name: site.memory for name, site in last.sites.items()}
+
+
 class Remembering:
     """Calls of one network in a row, with upstream's flags: its memory lives in the network and persists."""
 
@@ -64,7 +70,7 @@ class Remembering:
         """Conditions of a call: built from nothing, built on the last call's memory, or with that memory as it is."""
         last = None if call["is_new_audio"] else self.last
         updates = call["is_new_audio"] or call["update_past_memory"]
-        found = segment_conditions(self.unet, bank, *inputs, previous=last if updates else None)
+        found = segment_conditions(self.unet, bank, *inputs, past=past_of(last) if updates else None)
         if not updates:
             assert last is not None
             kept = {name: replace(site, memory=last.sites[name].memory) for name, site in found.sites.items()}
@@ -130,7 +136,7 @@ class Bench:
         bank = write_reference(self.reference, latents, self.image)
         tokens = self.audio_proj(windows)
         labels = branch_emotions(segment_emotion(emotions), 2)
-        found = segment_conditions(self.unet, bank, self.image, branch_audio(tokens, 2), labels, previous)
+        found = segment_conditions(self.unet, bank, self.image, branch_audio(tokens, 2), labels, past_of(previous))
         return found, bank, tokens
 
 

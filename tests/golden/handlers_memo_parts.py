@@ -23,9 +23,7 @@ from lcp_bench.models.config import JointAudioConfig, TemporalConfig
 from lcp_bench.models.emotion import EMOTIONS, EmotionClassifier, emotion_labels
 from lcp_bench.models.joint_audio import EmotionNorm, JointAudioTransformer
 from lcp_bench.models.layers import ResnetBlock
-from lcp_bench.models.memo import (
-    unet_configs,
-)
+from lcp_bench.models.memo_networks import unet_configs
 from lcp_bench.models.memory import Memory, MemoryAttention, MemoryModule
 from lcp_bench.models.unet import UNet
 from lcp_bench.models.weights.seeded import apply_seeded_v1

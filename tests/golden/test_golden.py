@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ import handlers_echomimic
 import handlers_hallo
 import handlers_memo
 import handlers_metrics
-from cases import COMMITTED, Case, collect
+from cases import COMMITTED, Case, collect, roots
 
 HANDLERS = {
     "accel": handlers_accel.HANDLERS,
@@ -30,7 +32,13 @@ def test_cases_are_found() -> None:
     assert committed == {(model, component) for model, handlers in HANDLERS.items() for component in handlers}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def as_parameter(case: Case) -> Any:
+    """The committed cases have every component; the shared ones beyond them are slow, as a whole."""
+    further = not (COMMITTED / case.name).is_dir() and case.folder.parents[1] in roots()[:2]
+    return pytest.param(case, id=case.name, marks=pytest.mark.slow if further else ())
+
+
+@pytest.mark.parametrize("case", list(map(as_parameter, CASES)))
 @torch.inference_mode()
 def test_golden(case: Case) -> None:
     """Every output of the case within the case's own tolerance."""

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lcp_bench.data.folder import FolderOptions, load_folder
+from lcp_bench.data.manifest import Manifest
 from lcp_bench.record import run_id
+
+
+@pytest.fixture(scope="session")
+def real_folder(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The real portraits, speech and clips as a data set; listing them takes seconds."""
+    return load_folder(shared_dir / "data/real", tmp_path_factory.mktemp("real"), FolderOptions())
+
 
 RecordMaker = Callable[..., dict[str, Any]]
 

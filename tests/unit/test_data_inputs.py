@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lcp_bench.data.demo import load_demo, wav_bytes
-from lcp_bench.data.folder import FolderOptions, load_folder
 from lcp_bench.data.inputs import ModelInputSpec, portrait_tensor, prepare_clip
-from lcp_bench.data.manifest import Clip
+from lcp_bench.data.manifest import Clip, Manifest
 from lcp_bench.errors import ClipError
 
 SPEC = ModelInputSpec(image_size=128, latent_size=16, fps=25.0, frames_per_segment=16)
@@ -203,8 +202,8 @@ def test_portrait_range_and_order() -> None:
     assert tensor.shape == (3, 8, 8) and (tensor[0] == 1).all() and (tensor[1:] == -1).all()
 
 
-def test_real_pairs_and_a_talking_clip(shared_dir: Path, tmp_path: Path) -> None:
-    clips = {clip.id: clip for clip in load_folder(shared_dir / "data/real", tmp_path, FolderOptions()).clips}
+def test_real_pairs_and_a_talking_clip(real_folder: Manifest) -> None:
+    clips = {clip.id: clip for clip in real_folder.clips}
     inputs = prepare_clip(clips["portrait_02__speech_12"], SPEC)
     assert inputs.frame_count == 240 and inputs.notes["face_source"] == "cascade"
     assert prepare_clip(clips["landmark_01__singing_01"], SPEC).notes["landmarks_source"] == "given"

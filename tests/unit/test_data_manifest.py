@@ -150,16 +150,19 @@ def test_pairs_csv_gives_everything(root: Path, cache: Path) -> None:
     sound(root / "snd/s.wav")
     video(root / "v.mp4")
     np.save(root / "e.npy", np.ones(512, np.float32))
+    image(root / "img/person.png")
     (root / "pairs.csv").write_text(
-        "id,image,audio,video,identity,box,landmarks,embedding\n"
-        "one,img/p.png,snd/s.wav,,anna,2 3 28 30,10 10 20 10 15 15 11 20 19 20,e.npy\n"
-        ",,,v.mp4,,,,\n"
-        "gone,img/missing.png,snd/s.wav,,,,,\n"
+        "id,image,audio,video,identity,box,landmarks,embedding,foreground\n"
+        "one,img/p.png,snd/s.wav,,anna,2 3 28 30,10 10 20 10 15 15 11 20 19 20,e.npy,img/person.png\n"
+        ",,,v.mp4,,,,,\n"
+        "gone,img/missing.png,snd/s.wav,,,,,,\n"
     )
     first, second, third = listed(root, cache).clips
     assert (first.id, first.identity, first.box, first.box_source) == ("one", "anna", (2, 3, 28, 30), "given")
     assert first.landmarks5 is not None and first.landmarks5[2] == (15, 15)
     assert first.embedding_sha256 is not None
+    assert (first.foreground, second.foreground) == (str(root / "img/person.png"), None)
+    assert first.foreground_sha256 is not None
     assert (second.id, second.audio) == ("v", str(root / "v.mp4"))
     assert third.image_sha256 is None
     assert listed(root / "pairs.csv", cache).clips == (first, second, third)
@@ -299,8 +302,8 @@ def test_demo_is_the_same_everywhere(tmp_path: Path) -> None:
         load_demo(tmp_path / "a")
 
 
-def test_real_folder_pairs_then_talking_clips(shared_dir: Path, tmp_path: Path) -> None:
-    manifest = load_folder(shared_dir / "data/real", tmp_path, FolderOptions())
+def test_real_folder_pairs_then_talking_clips(shared_dir: Path, tmp_path: Path, real_folder: Manifest) -> None:
+    manifest = real_folder
     sources = [clip.source for clip in manifest.clips]
     assert sources == ["pair"] * 15 + ["talking"] * 28
     assert names(manifest)[0] == ("landmark_01.jpg", "singing_01.wav")

@@ -194,6 +194,16 @@ def test_the_plan_says_what_is_restricted() -> None:
     assert follower["reads"] == ["up.3.2:in", *features]
 
 
+def test_a_plan_at_another_foreground() -> None:
+    """The true ratio takes the place of the assumed one in every count, and changes the followers only."""
+    config, costs = planned(VARIANTS[DEFAULT])
+    more = cost_report(config, 0.5)
+    assert more.foreground_ratio == 0.5
+    for convention in ("as_published", "executed"):
+        assert costs.tflops(convention) < more.tflops(convention) < costs.tflops(convention, 4)
+        assert more.tflops(convention, 4) == costs.tflops(convention, 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("accel", "published"), [("lcp_dfa", 679.56), ("lcp_dfa_rm", 671.44)])
 def test_full_size_plans(accel: str, published: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,10 +19,8 @@ from lcp_bench.models import echomimic
 from lcp_bench.models.echomimic import EchoMimic
 from lcp_bench.models.weights.seeded import apply_seeded_v1, draw_on_device
 from lcp_bench.models.whisper import WhisperEncoder, position_table
-from lcp_bench.models.windowed import WindowedUNet
 from lcp_bench.sampling import Sampler
 from lcp_bench.schedulers import DDIM
-from lcp_bench.windows import WindowSchedule
 
 FRAMES, FPS = 12, 24.0
 
@@ -37,7 +37,7 @@ def model() -> EchoMimic:
 @pytest.fixture(scope="module")
 def inputs() -> ClipInputs:
     generator = torch.Generator().manual_seed(0)
-    noise = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal(6700).astype(np.float32)
     region = torch.zeros(3, 64, 64)
     region[:, 16:48, 16:48] = 1.0
     return ClipInputs(
@@ -56,6 +56,7 @@ def inputs() -> ClipInputs:
 def test_constants_have_the_shapes_that_the_plan_assumes(model: EchoMimic, inputs: ClipInputs) -> None:
     constants, assumed = model.prepare(inputs, guided=True, fps=FPS), model.meta_constants(64, 2)
     assert constants.audio_tokens.shape == assumed.audio_tokens.shape == (FRAMES, 10 * 3, 32)
+    assert model.cross_tokens(constants) == (30, 0)
     assert constants.face_feature.shape == assumed.face_feature.shape == (1, 32, 8, 8)
     assert constants.branches == assumed.branches == 2 and constants.image_tokens is None
 
@@ -81,15 +82,36 @@ def test_a_clip_of_one_window(model: EchoMimic, inputs: ClipInputs, steps: int, 
     """Sound and portrait to frames, with LightningCP on a window that moves."""
     strategy = LightningCP(LightningCP.Config(schedule=ScheduleConfig(key_steps=keys)))
     plan = strategy.check(model.unet.topology, num_steps=steps, eta=0.0)
-    unet = WindowedUNet(model.unet, WindowSchedule())
     with torch.inference_mode():
         constants = model.prepare(inputs, guided=guidance > 1, fps=FPS)
-    loop = Sampler(unet, strategy, plan, DDIM(steps), guidance)  # type: ignore[arg-type]
+    loop = Sampler(model.denoiser, strategy, plan, DDIM(steps), guidance)
     generator = torch.Generator().manual_seed(420)
     (segment,) = generate_segments(model, loop, constants, lambda shape: torch.randn(shape, generator=generator))
     assert segment.frames.shape == (FRAMES, 3, 64, 64)
     assert segment.latents.isfinite().all() and segment.frames.std() > 0.01
     assert segment.engagement.per_layer()["computed"]["mid"] == keys
+
+
+def test_a_long_video_is_one_segment_decoded_in_pieces(
+    model: EchoMimic, inputs: ClipInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.1 s: upstream's 28 frames, closed to a loop of four windows, of which no more than 12 lie there decoded."""
+    noise = np.random.default_rng(1).standard_normal(17600).astype(np.float32)
+    strategy = LightningCP(LightningCP.Config(schedule=ScheduleConfig(key_steps=1)))
+    loop = Sampler(model.denoiser, strategy, strategy.check(model.unet.topology, num_steps=2, eta=0.0), DDIM(2), 1.0)
+    with torch.inference_mode():
+        constants = model.prepare(replace(inputs, waveform=0.1 * noise), guided=False, fps=FPS)
+    assert model.spans(constants) == [range(28)] and model.passes(constants) == 4
+    pieces: list[torch.Tensor] = []
+    generator = torch.Generator().manual_seed(420)
+    (segment,) = generate_segments(
+        model, loop, constants, lambda shape: torch.randn(shape, generator=generator), on_frames=pieces.append
+    )
+    assert [len(piece) for piece in pieces] == [12, 12, 4]
+    assert segment.latents.shape[2] == 28 and len(segment.frames) == 0
+    monkeypatch.setattr(model, "max_frames", 20)
+    with torch.inference_mode():
+        assert len(model.prepare(replace(inputs, waveform=0.1 * noise), guided=False, fps=FPS).audio_tokens) == 20
 
 
 def test_seeded_weights_keep_the_positions_of_the_speech_encoder() -> None:

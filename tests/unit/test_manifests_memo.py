@@ -33,12 +33,10 @@ def manifests(repository: Path) -> dict[str, Manifest]:
 
 @pytest.fixture(scope="module")
 def modules() -> dict[str, nn.Module]:
-    """Full-size components without memory; two of them are Hallo's."""
-    from lcp_bench.models.hallo import build_modules
-    from lcp_bench.models.memo import build_networks
+    """Full-size components without memory."""
+    from lcp_bench.models.memo_networks import build_modules
 
-    hallo = build_modules(size="full", device="meta")
-    return build_networks() | {name: hallo[name] for name in SHARED_WITH_HALLO}
+    return build_modules("full")
 
 
 @pytest.mark.parametrize("component", [*FILES, *SHARED_WITH_HALLO])

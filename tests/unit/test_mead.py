@@ -69,10 +69,10 @@ def loaded(root: Path) -> Manifest:
 
 def test_tree_becomes_face_crops(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "prepared"
-    assert main(words(tree, root, "clips=6")) == 0
-    assert "mead: 6 of 6 clips" in (said := capsys.readouterr().out) and "33 of 33 available" in said
+    assert main(words(tree, root, "clips=3")) == 0
+    assert "mead: 3 of 3 clips" in (said := capsys.readouterr().out) and "33 of 33 available" in said
     manifest = loaded(root)
-    assert Counter(clip.identity for clip in manifest.clips) == {"M003": 2, "W009": 2, "W011": 2}
+    assert Counter(clip.identity for clip in manifest.clips) == {"M003": 1, "W009": 1, "W011": 1}
     for clip in manifest.clips:
         assert clip.video is not None and clip.duration_s == SECONDS
         info = probe(clip.video)
@@ -109,7 +109,8 @@ def test_gaps_are_named(talker: Path, tree: Path, tmp_path: Path) -> None:
     shutil.rmtree(tree / "W009/video")
     (tree / "W009/video/down/sad/level_1").mkdir(parents=True)
     record(tree, talker, "W011/{}/sad/level_9/001")
-    shutil.rmtree(tree / "W011/video/front/angry")
+    for emotion in ("angry", "happy"):
+        shutil.rmtree(tree / "W011/video/front" / emotion)
     shutil.rmtree(tree / "M003")
     record(tree, talker, "M005/{}/sad/level_1/001", sound_s=None)
     record(tree, talker, "M005/{}/sad/level_2/001", sound_s=2.0)
@@ -122,7 +123,7 @@ def test_gaps_are_named(talker: Path, tree: Path, tmp_path: Path) -> None:
     assert main(words(tree, root)) == 0
     with (root / "sources.csv").open() as file:
         rows = {row["id"]: (row["state"], row["reason"]) for row in csv.DictReader(file)}
-    assert Counter(state for state, _ in rows.values()) == {"chosen": 8, "missing": 1, "unusable": 1, "broken": 4}
+    assert Counter(state for state, _ in rows.values()) == {"chosen": 5, "missing": 1, "unusable": 1, "broken": 4}
     assert rows["W009_front"] == ("missing", f"no videos in {tree / 'W009/video/front'}")
     assert "EMOTION/level_N" in rows["W011_front_sad_level_9_001"][1]
     assert "no sound stream" in rows["M005_front_sad_level_1_001"][1]

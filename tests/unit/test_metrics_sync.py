@@ -48,7 +48,7 @@ def middle(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array([[25.0, 25.0, 135.0, 135.0, 0.99]])
 
 
-@pytest.mark.parametrize("shift", [-6, 0, 5])
+@pytest.mark.parametrize("shift", [-6, 0, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_known_offset_is_found_in_a_file(shift: int, write: Callable[..., Path]) -> None:
     """Positive: the sound is ahead of the picture."""
     pictures, sound, silence = talking(90, shift)

@@ -142,3 +142,6 @@ def test_text_and_json(
     text = capsys.readouterr().out
     for word in ("shell:up.3.2", "as published", "executed", "up.3.2:in", "speed-up bound", "4 steps, 2 key"):
         assert word in text
+    small = document["scopes"]["shell:up.3.2"]["tflops_per_step"]["executed"]
+    assert document["tflops_per_clip"]["executed"] < 1
+    assert "TFLOP" not in text and f"{1e3 * small:.3f}" in text, "a tiny model's work is given in GFLOP"

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lcp_bench.data import load_dataset
 from lcp_bench.data.manifest import Manifest
@@ -220,12 +221,16 @@ def test_later_videos_are_told_and_taken_in_on_request(
     assert main(words(videos, root)) == 0
     first = loaded(root)
     late.rename(videos / "AndyKim.mp4")
+    (root / "foreground").mkdir()
+    Image.new("1", (4, 4), 1).save(root / "foreground" / f"{first.clips[0].id}.png")
     with caplog.at_level(logging.WARNING):
         assert main(words(videos, root)) == 0
     assert "6 of 100 clips; 1 further sources" in caplog.text and "refreeze=true" in caplog.text
+    assert f"has files for 1 clips that the frozen manifest takes without ({first.clips[0].id})" in caplog.text
     assert loaded(root) == first
     assert main(words(videos, root, "refreeze=true")) == 0
     assert len(loaded(root).clips) == 7 and loaded(root).sha256 != first.sha256
+    assert [clip.id for clip in loaded(root).clips if clip.foreground] == [first.clips[0].id]
     assert "(1 cut now)" in capsys.readouterr().out
 
 

@@ -19,16 +19,18 @@ from prepare_sources import click, map_picture, video
 WHOLE = ListedWindow(0, 0, 64, 64)
 
 
+KINDS = [(25, 16000, "mp4"), (Fraction(30000, 1001), 44100, "mp4"), (24, 48000, "mkv"), (60, 22050, "mp4")]
+STARTS_S = (0.0, 1.5, 3.0)
+
+
 @pytest.mark.parametrize(
-    ("fps", "rate", "ending"),
+    ("fps", "rate", "ending", "start_s"),
     [
-        (25, 16000, "mp4"),
-        (Fraction(30000, 1001), 44100, "mp4"),
-        (24, 48000, "mkv"),
-        (60, 22050, "mp4"),
+        pytest.param(*kind, start, marks=() if number % 3 == place else pytest.mark.slow)
+        for number, kind in enumerate(KINDS)
+        for place, start in enumerate(STARTS_S)
     ],
 )
-@pytest.mark.parametrize("start_s", [0.0, 1.5, 3.0])
 def test_flash_and_click_stay_together(
     fps: Fraction | int, rate: int, ending: str, start_s: float, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from lcp_bench import summary
 from lcp_bench.accel.schedule import Group, Plan
 from lcp_bench.accel.scope import full_scope
 from lcp_bench.assemble import WeightsLabel
@@ -42,7 +44,7 @@ def planned(clips: str = "ab", weights: str = "seeded") -> Any:
         config=config,
         device=torch.device("cpu"),
         manifest=SimpleNamespace(dataset="demo", sha256="0123456789abcdef"),
-        clips=tuple(SimpleNamespace(id=name) for name in clips),
+        clips=tuple(SimpleNamespace(id=name, identity=f"person {name}") for name in clips),
         weights=WeightsLabel(weights, "identity", ({"file": "net.pth", "sha256": "0" * 64, "bytes": 1},)),
         identity=IDENTITY,
         store=SimpleNamespace(run_id=run_id(IDENTITY)),
@@ -91,7 +93,8 @@ def test_failed_clips_are_counted_and_named() -> None:
     record = build([bad("a"), good("b", 6.0)])
     assert record["status"] == "complete"
     assert record["clips"] == {
-        "n_expected": 2, "n_ok": 1, "n_failed": 1, "failed": [{"clip": "a", "stage": "face", "reason": "no face"}]
+        "n_expected": 2, "n_ok": 1, "n_failed": 1, "failed": [{"clip": "a", "stage": "face", "reason": "no face"}],
+        "identities": {"a": "person a", "b": "person b"},
     }  # fmt: skip
     assert record["speed"]["seconds_per_clip"]["n"] == 1
 
@@ -128,6 +131,31 @@ def test_work_of_the_plan() -> None:
     assert flops["tflops_per_clip"]["as_published"] == pytest.approx(4.0)
     assert flops["tflops_per_clip"]["executed"] == pytest.approx(3.4)
     assert flops["speedup_bound"] == 1.0
+
+
+def test_work_at_the_true_foreground_stands_beside_the_assumed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ratios 0.2 and 0.4 in the finest map: the plan is counted again at their mean."""
+    rows = [good("a", 1.0), good("b", 1.0)]
+    for row, ratio in zip(rows, (0.2, 0.4), strict=True):
+        row["inputs"] |= {"foreground_ratio": [ratio, 0.9], "foreground_source": "given"}
+    asked = []
+
+    def counted(_: Any, ratio: float) -> CostReport:
+        asked.append(ratio)
+        return replace(COSTS, foreground_ratio=ratio, prepare_macs=2 * 10**11)
+
+    monkeypatch.setattr(summary, "cost_report", counted)
+    assert "at_true_foreground" not in build(rows)["flops"], "no attention is restricted"
+    monkeypatch.setattr(sys.modules[__name__], "COSTS", replace(COSTS, foreground_ratio=0.5))
+    record = build(rows)
+    assert asked == [pytest.approx(0.3)]
+    assert record["flops"]["foreground_ratio_assumed"] == 0.5
+    assert record["flops"]["tflops_per_clip"]["executed"] == pytest.approx(3.4)
+    true = record["flops"]["at_true_foreground"]
+    assert (true["foreground_ratio"], true["n"]) == (pytest.approx(0.3), 2)
+    assert true["tflops_per_clip"]["executed"] == pytest.approx(3.6)
+    assert record["notes"]["foreground_ratio"] == {"mean": pytest.approx(0.3), "low": 0.2, "high": 0.4, "n": 2}
+    assert record["notes"]["foreground_source"] == {"given": 2}
 
 
 def test_what_the_inputs_were_and_whether_repeats_agreed() -> None:

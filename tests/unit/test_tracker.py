@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from wandb_files import read_back
 
 from lcp_bench import tracker
 from lcp_bench.errors import ConfigError
@@ -150,25 +150,6 @@ def test_disabled_does_nothing(make_record: RecordMaker, tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def _log_entries(path: Path) -> Iterator[bytes]:
-    """The entries of a W&B file: a LevelDB log (32 KiB blocks, 7-byte chunk headers) behind a 7-byte file header."""
-    block, header = 32768, struct.Struct("<IHB")
-    data, position, entry = path.read_bytes(), 7, b""
-    while position + header.size <= len(data):
-        room = block - position % block
-        if room < header.size:
-            position += room
-            continue
-        _, length, kind = header.unpack_from(data, position)
-        if kind not in (1, 2, 3, 4):
-            return
-        position += header.size
-        entry = (entry if kind in (3, 4) else b"") + data[position : position + length]
-        position += length
-        if kind in (1, 4):
-            yield entry
-
-
 OFFLINE = """
 import json, sys
 from pathlib import Path
@@ -191,24 +172,7 @@ def test_an_offline_run_is_read_back(tmp_path: Path, make_record: RecordMaker) -
     )
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob(f"wandb/offline-run-*/run-{record['run_id']}.wandb")
-    code = (
-        "import sys, json; from wandb.proto import wandb_internal_pb2 as pb\n"
-        "from google.protobuf.json_format import MessageToDict\n"
-        "for line in sys.stdin.buffer.read().split(b'\\n\\n--\\n\\n'):\n"
-        "    r = pb.Record(); r.ParseFromString(line); print(json.dumps(MessageToDict(r)))\n"
-    )
-    decoded = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        input=b"\n\n--\n\n".join(_log_entries(path)), capture_output=True, timeout=60, check=True,
-    )  # fmt: skip
-    entries = [json.loads(line) for line in decoded.stdout.splitlines()]
-    config: dict[str, Any] = {}
-    seen: dict[str, Any] = {}
-    for entry in entries:
-        for item in entry.get("run", {}).get("config", {}).get("update", []):
-            config[item["key"]] = json.loads(item["valueJson"])
-        for item in entry.get("summary", {}).get("update", []):
-            seen[item.get("key") or "/".join(item["nestedKey"])] = json.loads(item["valueJson"])
+    config, seen = read_back(path)
     assert config["sampler"] == record["config"]["sampler"]
     assert seen["speed/seconds_per_clip/value"] == 12.5
     assert seen["timings/denoise_total_s"] == 23.0

@@ -72,6 +72,7 @@ class ComponentSource:
 
     Attributes:
         file: path below the weights folder.
+        more: further files below the weights folder that hold the rest of the component's tensors.
         prefix: begin of its keys in that file.
         rename: maps a key after the prefix to the module's key.
         optional: module keys the file may lack (nothing reads them; they become zero).
@@ -81,12 +82,18 @@ class ComponentSource:
     """
 
     file: str
+    more: tuple[str, ...] = ()
     prefix: str = ""
     rename: Rename | None = None
     optional: frozenset[str] = frozenset()
     dtype: torch.dtype | None = None
     config: str | None = None
     config_keys: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of the component."""
+        return (self.file, *self.more)
 
 
 Layout = Mapping[str, ComponentSource]
@@ -190,14 +197,26 @@ def describe_hallo(root: Path) -> WeightsReport:
     Raises:
         WeightsError: files are missing or changed since they were fetched.
     """
-    advice = f"get the files with: python -m lcp_bench.fetch +model=hallo paths.weights={root}"
-    weights = list(dict.fromkeys(source.file for source in HALLO_LAYOUT.values()))
-    places = [
-        *weights,
-        *_config_files(HALLO_LAYOUT, {HALLO_UNET_CONFIG_FILE: HALLO_UNET_CONFIG}),
-    ]
-    _refuse_missing("hallo", root, weights, places, advice)
-    return hash_files("hallo", root, places)
+    return describe_layout("hallo", HALLO_LAYOUT, root, (HALLO_UNET_CONFIG_FILE,))
+
+
+def describe_layout(model: str, layout: Layout, root: Path, configs: Collection[str] = ()) -> WeightsReport:
+    """A model's public files with their hashes, without loading them.
+
+    Args:
+        model: Its name.
+        layout: Its components' files.
+        root: The weights folder.
+        configs: Configuration files beside those of the layout, below the weights folder.
+
+    Raises:
+        WeightsError: files are missing or changed since they were fetched.
+    """
+    weights = list(_weight_files(layout))
+    places = [*weights, *configs, *(source.config for source in layout.values() if source.config)]
+    advice = f"get the files with: python -m lcp_bench.fetch +model={model} paths.weights={root}"
+    _refuse_missing(model, root, weights, places, advice)
+    return hash_files(model, root, places)
 
 
 def load_layout(
@@ -221,20 +240,20 @@ def load_layout(
     _refuse_missing(
         model,
         root,
-        [source.file for source in layout.values()],
+        _weight_files(layout),
         [*_config_files(layout, configs)],
         advice,
     )
     _check_configs(layout, modules, root, configs or {}, advice)
     with ExitStack() as stack:
-        places = dict.fromkeys(source.file for source in layout.values())
+        places = _weight_files(layout)
         files = {place: stack.enter_context(TensorFile(root / place, advice=advice)) for place in places}
         plans = _match_all(layout, modules, files, advice)
         report = hash_files(model, root, [*places, *_config_files(layout, configs)])
         for component, source in layout.items():
             assign_planned(
                 modules[component],
-                files[source.file],
+                _tensors(source, files),
                 plans[component],
                 device=device,
                 dtype=source.dtype or dtype,
@@ -248,6 +267,26 @@ def load_layout(
         report.identity,
     )
     return report
+
+
+def _weight_files(layout: Layout) -> dict[str, None]:
+    return dict.fromkeys(place for source in layout.values() for place in source.files)
+
+
+def _tensors(source: ComponentSource, files: Mapping[str, TensorFile]) -> Mapping[str, torch.Tensor]:
+    """A component's tensors; those of several torch files together stay in the mapped files until they are read."""
+    if not source.more:
+        return files[source.file]
+    joined: dict[str, torch.Tensor] = {}
+    for place in source.files:
+        twice = joined.keys() & files[place].keys()
+        if twice:
+            raise WeightsError(
+                f"{files[place].path}: {len(twice)} tensors are in {source.file} too: {sorted(twice)[:5]}; the files "
+                "are two parts of one network, use a pair that belongs together"
+            )
+        joined.update(files[place])
+    return joined
 
 
 def _config_files(layout: Layout, configs: Mapping[str, Mapping[str, object]] | None) -> list[str]:
@@ -282,8 +321,8 @@ def _match_all(
     plans = {
         component: match_keys(
             modules[component],
-            files[source.file],
-            file=files[source.file].path,
+            _tensors(source, files),
+            file=" and ".join(str(files[place].path) for place in source.files),
             prefix=source.prefix,
             rename=source.rename,
             optional=source.optional,
@@ -292,7 +331,7 @@ def _match_all(
         for component, source in layout.items()
     }
     for place, tensors in files.items():
-        prefixes = tuple(source.prefix for source in layout.values() if source.file == place)
+        prefixes = tuple(source.prefix for source in layout.values() if place in source.files)
         foreign = [key for key in tensors if not key.startswith(prefixes)]
         if foreign:
             raise WeightsError(

@@ -166,7 +166,87 @@ HALLO_FILES = (
     ),
 )
 
-SOURCES: dict[str, tuple[PublicFile, ...]] = {"hallo": HALLO_FILES}
+MEMO_REPOSITORY = "memoavatar/memo"
+EMOTION2VEC_REPOSITORY = "emotion2vec/emotion2vec_plus_large"
+EMOTION2VEC = "emotion2vec"
+
+MEMO_FILES = (
+    *(
+        PublicFile(repository=MEMO_REPOSITORY, path=f"{folder}/{name}", folder="memo", about_bytes=size, purpose=text)
+        for folder, count, purpose in (
+            ("diffusion_net", 1_678_033_540, "denoising UNet"),
+            ("reference_net", 857_066_560, "reference UNet"),
+            ("image_proj", 1_577_472, "identity projection"),
+            ("audio_proj", 36_465_152, "audio projection"),
+            ("misc/audio_emotion_classifier", 14_706_697, "emotion classifier"),
+        )
+        for name, size, text in (
+            ("config.json", 1_000, f"configuration of the {purpose}"),
+            ("diffusion_pytorch_model.safetensors", 4 * count, purpose),
+        )
+    ),
+    *VAE_FILES,
+    *WAV2VEC_FILES,
+    *(
+        PublicFile(
+            repository=EMOTION2VEC_REPOSITORY,
+            path=name,
+            folder="emotion2vec_plus_large",
+            group=EMOTION2VEC,
+            purpose=f"{purpose} of the speech encoder behind model.emotion=classified",
+        )
+        for name, purpose in (
+            ("config.yaml", "shape"),
+            ("configuration.json", "description"),
+            ("model.pt", "weights"),
+            ("tokens.txt", "names of the classes"),
+        )
+    ),
+    *(
+        PublicFile(
+            repository=MEMO_REPOSITORY,
+            path=f"misc/face_analysis/models/{name}",
+            folder="memo",
+            group=FACE_ANALYSIS,
+            purpose=purpose,
+        )
+        for name, purpose in (
+            ("scrfd_10g_bnkps.onnx", "upstream's face detector"),
+            ("glintr100.onnx", "upstream's 512-d face embedding"),
+        )
+    ),
+)
+"""The folder has the layout of the public repository below `memo`; about bytes: four per number of the manifests."""
+
+ECHOMIMIC_REPOSITORY = "BadToBest/EchoMimic"
+
+
+def _echomimic_files(variant: str) -> tuple[PublicFile, ...]:
+    """EchoMimic's files, in the layout of the public repository below `echomimic`; about bytes: four per number."""
+    return (
+        *(
+            PublicFile(
+                repository=ECHOMIMIC_REPOSITORY, path=path, folder="echomimic", about_bytes=size, purpose=purpose
+            )
+            for path, size, purpose in (
+                (f"denoising_unet{variant}.pth", 4 * 849_936_324, "denoising UNet without its temporal modules"),
+                (f"motion_module{variant}.pth", 4 * 454_417_600, "temporal modules of the denoising UNet"),
+                ("reference_unet.pth", 4 * 815_521_280, "reference UNet"),
+                ("face_locator.pth", 4 * 1_086_192, "face locator"),
+                ("audio_processor/whisper_tiny.pt", 2 * 37_184_640, "speech encoder (Whisper tiny)"),
+                ("sd-image-variations-diffusers/unet/config.json", 1_000, "configuration of the UNets"),
+            )
+        ),
+        *VAE_FILES,
+    )
+
+
+SOURCES: dict[str, tuple[PublicFile, ...]] = {
+    "hallo": HALLO_FILES,
+    "echomimic": _echomimic_files(""),
+    "echomimic_acc": _echomimic_files("_acc"),
+    "memo": MEMO_FILES,
+}
 
 
 def files_for(model: str, extras: Iterable[str] = ()) -> tuple[PublicFile, ...]:

@@ -1,0 +1,139 @@
+"""The autoencoder of the mini model: what a frame looks like, given the portrait that it moves away from.
+
+A latent holds motion only: where the portrait's pixels go, and what the warped portrait lacks (an opened mouth, a
+closed eye). Identity and background come from the portrait itself, so a small network can learn to draw plausible
+latents: the latent flow diffusion of Ni et al. 2023 (arXiv 2303.13744), with learned codes in place of the flow itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDE = 8
+"""Pixels per latent cell, each way."""
+REACH = 0.5
+"""Largest displacement of the warp, as a share of half the picture's side."""
+
+
+class _Residual(nn.Module):
+    """A residual pair of convolutions. No norm: it would take the colour out of the picture."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, channels, h, w) to the same shape."""
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _zero(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution that says nothing before training."""
+    assert conv.bias is not None
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+class MotionCodec(nn.Module):
+    """Frames to motion latents and back, beside the portrait.
+
+    Args:
+        latent_channels: Channels of a motion latent.
+        appearance_channels: Principal components kept per patch of 8 x 8 pixels: what a picture looks like, in closed
+            form, for the networks that read portraits and motion frames.
+        width: Channels at the stride of the latents.
+    """
+
+    patch_mean: Tensor
+    analysis: Tensor
+    latent_mean: Tensor
+    latent_scale: Tensor
+
+    def __init__(self, latent_channels: int, appearance_channels: int, width: int = 96) -> None:
+        super().__init__()
+        size, half = 3 * STRIDE * STRIDE, width // 2
+        self.register_buffer("patch_mean", torch.zeros(size))
+        # Until it is fitted, appearance is evenly spread pixels.
+        rows = torch.eye(size)[torch.linspace(0, size - 1, appearance_channels).long()]
+        self.register_buffer("analysis", rows)
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_scale", torch.ones(latent_channels))
+        self.encoder = nn.Sequential(
+            _conv(2 * 48, half),
+            _Residual(half),
+            nn.PixelUnshuffle(2),
+            _conv(4 * half, width),
+            _Residual(width),
+            _Residual(width),
+            _conv(width, latent_channels),
+        )
+        self.motion = nn.Sequential(
+            _conv(latent_channels + appearance_channels, width),
+            _Residual(width),
+            _Residual(width),
+            _Residual(width),
+            _conv(width, 4 * half),
+            nn.PixelShuffle(2),
+            _Residual(half),
+        )
+        self.flow = _zero(_conv(half, 2))
+        self.lack = nn.Sequential(_conv(half, 4 * 16), nn.PixelShuffle(2))
+        self.repair = nn.Sequential(_conv(12 + 12 + 16, 32), _Residual(32), _Residual(32), _zero(_conv(32, 12)))
+
+    def appearance(self, pixels: Tensor) -> Tensor:
+        """(rows, 3, H, W) in [-1, 1] to (rows, appearance_channels, H / 8, W / 8), about unit variance."""
+        patches = F.pixel_unshuffle(pixels, STRIDE)
+        return torch.einsum("cp,nphw->nchw", self.analysis, patches - self.patch_mean[:, None, None])
+
+    def encode(self, pixels: Tensor, portrait: Tensor) -> Tensor:
+        """Latents (rows, latent_channels, H / 8, W / 8) of frames, each beside its portrait, (rows, 3, H, W)."""
+        both = torch.cat([F.pixel_unshuffle(pixels, 4), F.pixel_unshuffle(portrait, 4)], dim=1)
+        packed: Tensor = self.encoder(both)
+        return (packed - self.latent_mean[:, None, None]) / self.latent_scale[:, None, None]
+
+    def decode(self, latents: Tensor, portrait: Tensor) -> Tensor:
+        """Frames (rows, 3, H, W), about [-1, 1], from latents and portraits (rows, 3, H, W)."""
+        packed = latents * self.latent_scale[:, None, None] + self.latent_mean[:, None, None]
+        moved = self.motion(torch.cat([packed, self.appearance(portrait)], dim=1))
+        warped = warp(portrait, self.flow(moved))
+        known = torch.cat([F.pixel_unshuffle(warped, 2), F.pixel_unshuffle(portrait, 2), self.lack(moved)], dim=1)
+        return warped + F.pixel_shuffle(self.repair(known), 2)
+
+    @torch.no_grad()
+    def fit(self, pixels: Tensor) -> None:
+        """Set the appearance code from examples (rows, 3, H, W) in [-1, 1]."""
+        patches = F.pixel_unshuffle(pixels, STRIDE).transpose(0, 1).flatten(1).double()
+        kept = self.analysis.shape[0]
+        values, vectors = torch.linalg.eigh(torch.cov(patches))
+        values, vectors = values.flip(0)[:kept].clamp(min=1e-6), vectors.flip(1)[:, :kept]
+        # The sign of a component is arbitrary; fixed here, so that the code does not depend on the solver's choice.
+        vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+        self.patch_mean.copy_(patches.mean(1))
+        self.analysis.copy_((vectors / values.sqrt()).T)
+
+    @torch.no_grad()
+    def standardise(self, pixels: Tensor, portraits: Tensor) -> None:
+        """Give every latent channel mean 0 and variance 1 over examples, both (rows, 3, H, W)."""
+        latents = self.encode(pixels, portraits).transpose(0, 1).flatten(1)
+        self.latent_mean.add_(latents.mean(1) * self.latent_scale)
+        self.latent_scale.mul_(latents.std(1).clamp(min=1e-6))
+
+
+def warp(pictures: Tensor, flow: Tensor) -> Tensor:
+    """Pictures (rows, 3, H, W), every pixel fetched from where a coarse flow (rows, 2, h, w) points; 0 is its place."""
+    rows, _, height, width = pictures.shape
+    fine = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+    still = F.affine_grid(
+        torch.eye(2, 3, device=flow.device, dtype=flow.dtype).expand(rows, 2, 3), [rows, 3, height, width],
+        align_corners=False,
+    )  # fmt: skip
+    places = still + REACH * fine.tanh().permute(0, 2, 3, 1)
+    return F.grid_sample(pictures, places, padding_mode="border", align_corners=False)
