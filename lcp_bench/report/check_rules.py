@@ -15,7 +15,7 @@ MIN_PAIRS = 5
 MIN_TIMED = 3
 """Clips behind a time; with fewer its interval would reach below zero (`lcp_bench.summary`)."""
 MIN_SCORED = 20
-"""Clips behind a score: with fewer, Fréchet distances order strategies badly (README, the `mini` metrics)."""
+"""Clips behind a score: with fewer, Fréchet distances order strategies badly (docs/quality.md, the `mini` metrics)."""
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -2,7 +2,8 @@
 
 Reads one sweep of strategies over one model, one data set and one machine, with `none` and several `fewer_steps`, and
 writes Markdown: every run by cost; the mean effect of each component of LightningCP over all pairs of runs that differ
-in it alone; and every strategy against `fewer_steps` at the same cost, which is what it must beat.
+in it alone; and every strategy against `fewer_steps` at the same cost, which is what it must beat. Times are shown
+where they were measured in pairs (`measure=bench`), with what a follower costs beyond its share of the work.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from lcp_bench.store import list_records
 BASELINE, CONTROL = "none", "fewer_steps"
 SCORES = (
     *("psnr_vs_unaccelerated", "ssim_vs_unaccelerated", "fvd_motion", "fvd_frames", "fvd", "fid", "efid"),
-    *("sync_c", "sync_d"),
+    *("lpips_vs_unaccelerated", "sync_c", "lse_c"),
 )
-"""Shown first and in this order, where they are there."""
+"""What is shown, in this order; `lcp_bench.report` has the other scores of every run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,17 @@ class Studied:
         label: Strategy and what tells it from others of its name.
         row: Its row of the ordinary tables.
         cost: Executed FLOPs as a share of the unaccelerated run's.
-        time: Median seconds per clip as a share of the unaccelerated run's.
+        time: Denoising time as a share of the unaccelerated model's, in pairs; None where it was not measured so.
+        follower: Time of a follower over its FLOPs, both as shares of a full step: 1 is work without overhead. None
+            without a time, or where no step follows.
         choices: The components' choices; empty for other methods.
     """
 
     label: str
     row: Row
     cost: float
-    time: float
+    time: float | None
+    follower: float | None
     choices: tuple[Any, ...]
 
 
@@ -103,17 +107,35 @@ def read_study(runs: Path) -> list[Studied]:
     studied = []
     for record, row in zip(records, rows, strict=True):
         accel = record["accel"]
-        cost, time = _ratio(row, base, "executed_tflop"), _ratio(row, base, "seconds_per_clip")
+        cost = _cost(row, base)
+        time = None if row.speedup.value is None else 1 / row.speedup.value
+        plan = record["plan"]
+        follower = None if time is None or plan is None else follower_overhead(plan, cost, time)
         choices = tuple(component.of(accel) for component in COMPONENTS) if _is_lightning(accel) else ()
-        studied.append(Studied(label_of(accel, row), row, cost, time, choices))
+        studied.append(Studied(label_of(accel, row), row, cost, time, follower, choices))
     return sorted(studied, key=lambda each: (each.cost, each.label))
 
 
-def _ratio(row: Row, base: Row, field: str) -> float:
-    value, of = getattr(row, field).value, getattr(base, field).value
+def _cost(row: Row, base: Row) -> float:
+    value, of = row.executed_tflop.value, base.executed_tflop.value
     if value is None or not of:
-        raise ConfigError(f"run {row.run_id} has no {field}")
-    return float(value / of)
+        raise ConfigError(f"run {row.run_id} or {base.run_id} has no executed work")
+    return value / of
+
+
+def follower_overhead(plan: Mapping[str, Any], cost: float, time: float) -> float | None:
+    """Time of a follower over its work, from totals: what is left of both when the key steps' full steps are taken out.
+
+    Args:
+        plan: A record's plan.
+        cost: FLOPs as a share of as many full steps.
+        time: Time as a share of as many full steps.
+    """
+    steps, keys = plan["steps"], plan["key_steps"]
+    if not isinstance(keys, list) or len(keys) >= steps:
+        return None
+    work = cost * steps - len(keys)
+    return (time * steps - len(keys)) / work if work > 0 else None
 
 
 def _is_lightning(accel: Mapping[str, Any]) -> bool:
@@ -135,11 +157,9 @@ def label_of(accel: Mapping[str, Any], row: Row) -> str:
 
 
 def score_columns(study: Sequence[Studied]) -> list[QualityColumn]:
-    """Scores of the videos themselves, differences to `none` left out, in the order of `SCORES`."""
-    columns = {column for each in study for column in each.row.quality.cells}
-    kept = [column for column in columns if not column.name.endswith("_minus_baseline")]
-    order = {name: place for place, name in enumerate(SCORES)}
-    return sorted(kept, key=lambda column: (order.get(column.name, len(order)), column))
+    """The scores named in `SCORES`, in that order."""
+    columns = {column for each in study for column in each.row.quality.cells if column.name in SCORES}
+    return sorted(columns, key=lambda column: (SCORES.index(column.name), column))
 
 
 def effects(
@@ -205,7 +225,9 @@ def verdict(cell: QualityCell, control: float, direction: str) -> str:
 def markdown(study: Sequence[Studied]) -> str:
     """The whole study."""
     columns = score_columns(study)
-    parts = [_runs_table(study, columns), _effects_table(study, columns), _control_table(study, columns)]
+    parts = [_runs_table(study, columns), _effects_table(study, columns)]
+    if columns:
+        parts.append(_control_table(study, columns))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -230,20 +252,32 @@ def _cell(cell: QualityCell | None) -> str:
 
 
 def _runs_table(study: Sequence[Studied], columns: Sequence[QualityColumn]) -> str:
-    lines = ["### Every run, by cost", "", *_head(["strategy", "FLOPs", "time", *map(_title, columns), "run"])]
+    timed = any(each.time is not None for each in study)
+    times = ["denoising time", "follower: time over FLOPs"] if timed else []
+    lines = ["### Every run, by cost", "", *_head(["strategy", "FLOPs", *times, *map(_title, columns), "run"])]
     for each in study:
         cells = [_cell(each.row.quality.cells.get(column)) for column in columns]
-        lines.append(_line([each.label, f"{each.cost:.3f}", f"{each.time:.3f}", *cells, each.row.run_id]))
+        spent = [_time(each), number(each.follower, 3)] if timed else []
+        lines.append(_line([each.label, f"{each.cost:.3f}", *spent, *cells, each.row.run_id]))
     return "\n".join(lines)
+
+
+def _time(each: Studied) -> str:
+    speedup = each.row.speedup
+    if each.time is None or speedup.low is None or speedup.high is None:
+        return number(each.time, 3)
+    return f"{number(each.time, 3)} [{number(1 / speedup.high, 3)}, {number(1 / speedup.low, 3)}] n={speedup.n}"
 
 
 def _effects_table(study: Sequence[Studied], columns: Sequence[QualityColumn]) -> str:
     values: dict[str, Callable[[Studied], float | None]] = {
         "FLOPs": lambda each: each.cost,
-        "time": lambda each: each.time,
+        "denoising time": lambda each: each.time,
     }
     for column in columns:
         values[_title(column)] = lambda each, column=column: _value(each, column)  # type: ignore[misc]
+    if all(each.time is None for each in study):
+        del values["denoising time"]
     rows = []
     for index, component in enumerate(COMPONENTS):
         by_change: dict[str, dict[str, Effect]] = {}

@@ -11,7 +11,16 @@ from report_records import write_run
 
 from lcp_bench.errors import ConfigError
 from lcp_bench.report.quality import QualityCell, QualityColumn, RowQuality
-from lcp_bench.report.study import Studied, control_value, effects, main, markdown, read_study, verdict
+from lcp_bench.report.study import (
+    Studied,
+    control_value,
+    effects,
+    follower_overhead,
+    main,
+    markdown,
+    read_study,
+    verdict,
+)
 from lcp_bench.report.table import Row
 
 FID = QualityColumn("fid", "mini", "abcd", 6, "squared feature units", "lower")
@@ -34,7 +43,7 @@ def studied(
     row: Row, label: str, cost: float, fid: float, choices: tuple[object, ...] = (), half: float = 0.1
 ) -> Studied:
     quality = RowQuality({FID: QualityCell(fid, fid - half, fid + half, 6, 6)}, {})
-    return Studied(label, replace(row, quality=quality), cost, cost, choices)
+    return Studied(label, replace(row, quality=quality), cost, cost, None, choices)
 
 
 def test_an_effect_is_the_mean_over_pairs_that_differ_in_it_alone(row: Row) -> None:
@@ -68,6 +77,15 @@ def test_the_control_lies_between_its_neighbours_in_cost(row: Row) -> None:
     assert control_value(study, FID, 0.1) is None, "nothing is extrapolated"
 
 
+def test_what_a_follower_costs_beyond_its_work() -> None:
+    plan = {"steps": 10, "key_steps": [0, 4]}
+    # two full steps and eight followers of a tenth each: 2.8 of 10; with a tenth more time per follower
+    assert follower_overhead(plan, 0.28, 0.28) == pytest.approx(1)
+    assert follower_overhead(plan, 0.28, (2 + 8 * 0.11) / 10) == pytest.approx(1.1)
+    assert follower_overhead({"steps": 2, "key_steps": [0, 1]}, 1.0, 1.0) is None, "no step follows"
+    assert follower_overhead({"steps": 10, "key_steps": None}, 0.3, 0.3) is None, "decided at run time"
+
+
 def test_a_verdict_needs_an_interval_without_the_controls_value() -> None:
     cell = QualityCell(10.0, 9.0, 11.0, 6, 6)
     assert [verdict(cell, control, "lower") for control in (12.0, 10.5, 8.0)] == ["better", "=", "worse"]
@@ -77,7 +95,7 @@ def test_a_verdict_needs_an_interval_without_the_controls_value() -> None:
 def test_the_study_of_a_folder(runs: Path, tmp_path: Path) -> None:
     study = read_study(runs)
     assert [each.cost for each in study] == sorted(each.cost for each in study)
-    assert study[-1].label.startswith("none") and study[-1].cost == study[-1].time == 1
+    assert study[-1].label.startswith("none") and study[-1].cost == 1
     text = markdown(study)
     assert "foreground attention: off → on | 1 |" in text
     assert main(["--runs", str(runs), "--out", str(tmp_path / "docs" / "study.md")]) == 0
@@ -93,3 +111,9 @@ def test_what_is_no_study_is_refused(runs: Path, tmp_path: Path, capsys: pytest.
         write_run(tmp_path / "two", "mini", "none", dataset)
     with pytest.raises(ConfigError, match="got 2"):
         read_study(tmp_path / "two")
+
+
+def test_the_published_study_is_that_of_its_records(repository: Path) -> None:
+    text = (repository / "docs" / "strategies-on-mini.md").read_text(encoding="utf-8")
+    for name in ("mini", "mini-speed"):
+        assert markdown(read_study(repository / "results" / "studies" / name)) in text, name
