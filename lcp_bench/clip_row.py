@@ -28,7 +28,7 @@ def clip_row(
     return {
         "clip": clip.id,
         "status": "ok",
-        "frames": int(first.frames.shape[0]),
+        "frames": first.frames,
         "segments": first.segments,
         "passes": first.passes,
         "video": os.path.relpath(store.clip_path(clip.id), store.path),

@@ -39,10 +39,11 @@ class PreparedClip:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedClip:
-    """Frames and measurements of one generation.
+    """Measurements of one generation; the frames went to whoever took them.
 
     Attributes:
-        frames: uint8 (frames, H, W, 3), cut to the clip's own number of frames.
+        frames: Number of frames, the clip's own.
+        frames_sha256: Hash of the raw frames: equal for equal pictures, whatever the video codec does.
         seconds: Stage name to its total, for the stages of `GENERATION_STAGES`.
         segments: Number of segments.
         passes: How often the denoising network saw a segment's number of frames in each step; differs from `segments`
@@ -52,18 +53,14 @@ class GeneratedClip:
         decisions: What the strategy decided at run time, per segment; empty for a fixed plan.
     """
 
-    frames: NDArray[np.uint8]
+    frames: int
+    frames_sha256: str
     seconds: dict[str, float]
     segments: int
     passes: float
     engagement: Engagement
     cache_bytes: int
     decisions: tuple[Decisions, ...] = ()
-
-    @property
-    def frames_sha256(self) -> str:
-        """Hash of the raw frames: equal for equal pictures, whatever the video codec does."""
-        return hashlib.sha256(np.ascontiguousarray(self.frames).tobytes()).hexdigest()
 
 
 class ClipRunner:
@@ -138,7 +135,12 @@ class ClipRunner:
         on_device = [level.to(self.model.device) for level in levels]
         return replace(inputs, notes=notes), replace(constants, foreground=on_device)
 
-    def generate(self, prepared: PreparedClip, on_segment: Callable[[int, int], None] | None = None) -> GeneratedClip:
+    def generate(
+        self,
+        prepared: PreparedClip,
+        on_segment: Callable[[int, int], None] | None = None,
+        on_frames: Callable[[NDArray[np.uint8]], None] | None = None,
+    ) -> GeneratedClip:
         """Generate the clip's frames.
 
         The noise generator is seeded per clip, so that neither the order of clips nor a resumed run changes a frame.
@@ -146,6 +148,8 @@ class ClipRunner:
         Args:
             prepared: See `prepare`.
             on_segment: Called with (segments done, segments in all).
+            on_frames: Takes decoded frames, uint8 (frames, H, W, 3), as they come and outside of all timed stages; no
+                more than a few lie in memory at once, however long the clip is.
         """
         config, model = self.config, self.model
         self.ranks.meet(model.device)
@@ -153,7 +157,7 @@ class ClipRunner:
         watch, constants = Stopwatch(model.device), prepared.constants
         engagement, cache_bytes = Engagement(), 0
         decisions: list[Decisions] = []
-        spans, taken = model.spans(constants), _Frames(prepared.inputs.frame_count)
+        spans, taken = model.spans(constants), _Frames(prepared.inputs.frame_count, on_frames)
         segments = generate_segments(
             model,
             self.sampler,
@@ -171,30 +175,33 @@ class ClipRunner:
                 on_segment(number, len(spans))
         passes = model.passes(constants)
         return GeneratedClip(
-            taken.frames, watch.totals(), len(spans), passes, engagement, cache_bytes, tuple(decisions)
+            frames=taken.count,
+            frames_sha256=taken.hash.hexdigest(),
+            seconds=watch.totals(),
+            segments=len(spans),
+            passes=passes,
+            engagement=engagement,
+            cache_bytes=cache_bytes,
+            decisions=tuple(decisions),
         )
 
 
 class _Frames:
-    """Decoded frames as bytes, in one piece of memory from the start."""
+    """Counts, hashes and hands on decoded frames as bytes, those beyond the clip's own number excepted."""
 
-    def __init__(self, count: int) -> None:
-        self._wanted, self._count = count, 0
-        self._frames: NDArray[np.uint8] | None = None
+    def __init__(self, wanted: int, on_frames: Callable[[NDArray[np.uint8]], None] | None) -> None:
+        self._wanted, self._on_frames = wanted, on_frames
+        self.count, self.hash = 0, hashlib.sha256()
 
     def take(self, frames: torch.Tensor) -> None:
-        """Convert and keep frames (frames, 3, H, W) in [0, 1], those beyond the clip's own number excepted."""
-        pixels = to_uint8(frames[: self._wanted - self._count])
-        if self._frames is None:
-            self._frames = np.empty((self._wanted, *pixels.shape[1:]), dtype=np.uint8)
-        self._frames[self._count : self._count + len(pixels)] = pixels
-        self._count += len(pixels)
-
-    @property
-    def frames(self) -> NDArray[np.uint8]:
-        """uint8 (frames, H, W, 3); fewer than wanted where the model made fewer."""
-        assert self._frames is not None
-        return self._frames[: self._count]
+        """Frames (frames, 3, H, W) in [0, 1]."""
+        pixels = np.ascontiguousarray(to_uint8(frames[: self._wanted - self.count]))
+        if not len(pixels):
+            return
+        self.count += len(pixels)
+        self.hash.update(pixels.data)
+        if self._on_frames is not None:
+            self._on_frames(pixels)
 
 
 def needs_embedding(config: RunConfig) -> bool:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,12 @@ from lcp_bench.assemble import WeightsLabel, describe_weights, load_model, resol
 from lcp_bench.cli import emit_json
 from lcp_bench.clip_row import clip_row, row_line
 from lcp_bench.clip_runner import ClipRunner, PreparedClip, needs_embedding
+from lcp_bench.clip_video import generate_video
 from lcp_bench.config import RunConfig, baseline_of, build_strategy
 from lcp_bench.data.manifest import Clip, Manifest
 from lcp_bench.data.registry import load_dataset
 from lcp_bench.dry import report_dry
-from lcp_bench.errors import ClipError, ConfigError, LcpBenchError, RankError, RepeatedError, StoreError
+from lcp_bench.errors import ClipError, ConfigError, LcpBenchError, RankError, RepeatedError
 from lcp_bench.fail_fast import INPUT_STAGES, InARow
 from lcp_bench.failure import failure_recorded, request_of, request_recorded
 from lcp_bench.identity import require_equal, run_identity
@@ -44,7 +44,6 @@ from lcp_bench.quality import Quality
 from lcp_bench.store import RunStore, run_id
 from lcp_bench.summary import build_record, headline
 from lcp_bench.tracker import Tracker, make_tracker
-from lcp_bench.video import MediaError, write_video
 
 log = logging.getLogger(__name__)
 
@@ -337,9 +336,8 @@ class _Execution:
         with MemoryScope(self.planned.device) as memory:
             with watch.stage("preprocess"):
                 prepared = self._runner.prepare(clip)
-            samples = [self._runner.generate(prepared, show) for _ in range(self.config.measure.repeats)]
-            with _stage_of(clip, "write"), watch.stage("write"):
-                write_video(self.store.clip_path(clip.id), samples[0].frames, self.config.model.fps, clip.audio)
+            samples = [generate_video(self._runner, prepared, self.store.clip_path(clip.id), watch, show)]
+            samples += [self._runner.generate(prepared, show) for _ in range(self.config.measure.repeats - 1)]
         row = clip_row(clip, prepared, samples, watch.totals(), self.store)
         return {**row, "memory": memory.peaks, "wall_s": monotonic_s() - started}
 
@@ -370,17 +368,6 @@ class _Execution:
         with self.ranks.together():
             prepared: list[PreparedClip] = [self._runner.prepare(clip) for clip in clips]
             return measure_pair(baseline, self._runner, prepared, options), ""
-
-
-@contextmanager
-def _stage_of(clip: Clip, stage: str) -> Iterator[None]:
-    """Turn media errors into the clip's error; a full disk is the run's."""
-    try:
-        yield
-    except MediaError as error:
-        raise ClipError(str(error), clip=clip.id, stage=stage) from error
-    except OSError as error:
-        raise StoreError(f"the video of clip {clip.id} cannot be written: {error}; free space and run again") from error
 
 
 def _videos(planned: RunPlan) -> list[Path]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import av
 import numpy as np
@@ -196,6 +196,106 @@ def _planes(frame: av.AudioFrame) -> NDArray[np.float32]:
     return np.asarray(frame.to_ndarray(), dtype=np.float32)
 
 
+class VideoWriter:
+    """Writes h264 (crf 18, yuv420p) with AAC sound to an mp4 as the pictures come; a context manager.
+
+    The file appears under its name when the context ends well, complete and in one step; otherwise nothing is left
+    behind, and an older file of that name stays.
+
+    Args:
+        path: Target file; its folder is made when missing.
+        fps: Frames per second.
+        audio: Sound to mux: a file (its own rate and up to two channels are kept), a mono waveform (samples,) in
+            [-1, 1], or None. It is cut to frames / fps seconds; shorter sound just ends earlier.
+        seconds: Cut the sound to at most this many seconds as well.
+        sample_rate: Rate in Hz of a waveform given as array.
+
+    Attributes:
+        target: The file.
+        count: Frames written so far.
+
+    Raises:
+        MediaError: Unreadable sound; later no frames, pictures of odd, changing or wrong shape, or an encoder failure.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        audio: str | Path | NDArray[np.float32] | None = None,
+        seconds: float | None = None,
+        sample_rate: int = 16000,
+    ) -> None:
+        self.target, self._fps, self._seconds = Path(path), Fraction(fps).limit_denominator(1001), seconds
+        self._track = _load_track(audio, sample_rate)
+        self._partial = self.target.with_name(f".{self.target.name}.{os.getpid()}.partial")
+        self._video: Any = None
+        self._sound: _SoundWriter | None = None
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        with self._told():
+            self._container: Any = av.open(str(self._partial), "w", format="mp4")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                with self._told():
+                    self._finish()
+            else:
+                with suppress(av.FFmpegError, OSError):  # what ended the writing is told, not what follows from it
+                    self._container.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def write(self, pictures: Iterable[NDArray[np.uint8]]) -> None:
+        """Encode uint8 (height, width, 3) RGB pictures of even size and, behind each, the sound up to its end."""
+        with self._told():
+            for picture in pictures:
+                self._encode(np.ascontiguousarray(picture))
+
+    def _encode(self, picture: NDArray[np.uint8]) -> None:
+        if self._video is None:
+            self._video = _video_stream(self._container, picture, self._fps)
+            if self._track is not None:
+                self._sound = _SoundWriter(self._container, self._track, self._seconds)
+        height, width = self._video.height, self._video.width
+        if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+            raise MediaError(
+                f"frame {self.count}: expected uint8 ({height}, {width}, 3), got {picture.dtype} {picture.shape}"
+            )
+        frame = av.VideoFrame.from_ndarray(cast(Any, picture), format="rgb24")
+        frame.pts = self.count
+        self._container.mux(self._video.encode(frame))
+        self.count += 1
+        if self._sound is not None:
+            self._sound.advance(self.count / self._fps)
+
+    def _finish(self) -> None:
+        try:
+            if self._video is None:
+                raise MediaError("expected at least 1 frame to write, got 0; the clip decoded to nothing")
+            self._container.mux(self._video.encode())
+            if self._sound is not None:
+                self._sound.finish(self.count / self._fps)
+        finally:
+            self._container.close()
+        with self._partial.open("rb+") as written:
+            os.fsync(written.fileno())
+        self._partial.replace(self.target)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Name the file in errors of the encoder."""
+        try:
+            yield
+        except av.FFmpegError as error:
+            reason = error.strerror or error
+            raise MediaError(f"cannot write {self.target}: {reason}; check free space and rights") from error
+
+
 def write_video(
     path: str | Path,
     frames: Iterable[NDArray[np.uint8]],
@@ -204,40 +304,14 @@ def write_video(
     seconds: float | None = None,
     sample_rate: int = 16000,
 ) -> int:
-    """Write h264 (crf 18, yuv420p) with AAC sound to an mp4, frame by frame, in one step.
-
-    The file appears under its name only when complete; a failure leaves nothing behind.
-
-    Args:
-        path: Target file; its folder is made when missing.
-        frames: uint8 (height, width, 3) RGB pictures of even size: an array (frames, height, width, 3) or an iterator.
-        fps: Frames per second.
-        audio: Sound to mux: a file (its own rate and up to two channels are kept), a mono waveform (samples,) in
-            [-1, 1], or None. It is cut to frames / fps seconds; shorter sound just ends earlier.
-        seconds: Cut the sound to at most this many seconds as well.
-        sample_rate: Rate in Hz of a waveform given as array.
+    """Write all `frames`, an array (frames, height, width, 3) or an iterator, at once; see `VideoWriter`.
 
     Returns:
         The number of frames written.
-
-    Raises:
-        MediaError: Unreadable sound, no frames, pictures of odd, changing or wrong shape, or an encoder failure.
     """
-    target = Path(path)
-    track = _load_track(audio, sample_rate)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            count = _encode(container, frames, Fraction(fps).limit_denominator(1001), track, seconds)
-        with partial.open("rb+") as written:
-            os.fsync(written.fileno())
-        partial.replace(target)
-    except av.FFmpegError as error:
-        raise MediaError(f"cannot write {target}: {error.strerror or error}; check free space and rights") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+    with VideoWriter(path, fps, audio, seconds, sample_rate) as video:
+        video.write(frames)
+    return video.count
 
 
 def _load_track(audio: str | Path | NDArray[np.float32] | None, sample_rate: int) -> _Track | None:
@@ -256,36 +330,6 @@ def _load_track(audio: str | Path | NDArray[np.float32] | None, sample_rate: int
         raise MediaError(f"{source} has no sound stream; give a file with sound")
     rate = own if own in AAC_RATES else 48000
     return _Track(_read_sound(source, rate, keep_all=False), rate)
-
-
-def _encode(
-    container: Any, frames: Iterable[NDArray[np.uint8]], fps: Fraction, track: _Track | None, seconds: float | None
-) -> int:
-    """Encode pictures as they arrive and, behind each, the sound up to its end; returns the number of frames."""
-    video: Any = None
-    sound: _SoundWriter | None = None
-    count = 0
-    for picture in frames:
-        picture = np.ascontiguousarray(picture)
-        if video is None:
-            video = _video_stream(container, picture, fps)
-            sound = _SoundWriter(container, track, seconds) if track is not None else None
-        if picture.shape != (video.height, video.width, 3) or picture.dtype != np.uint8:
-            raise MediaError(
-                f"frame {count}: expected uint8 ({video.height}, {video.width}, 3), got {picture.dtype} {picture.shape}"
-            )
-        frame = av.VideoFrame.from_ndarray(cast(Any, picture), format="rgb24")
-        frame.pts = count
-        container.mux(video.encode(frame))
-        count += 1
-        if sound is not None:
-            sound.advance(count / fps)
-    if video is None:
-        raise MediaError("expected at least 1 frame to write, got 0; the clip decoded to nothing")
-    container.mux(video.encode())
-    if sound is not None:
-        sound.finish(count / fps)
-    return count
 
 
 def _video_stream(container: Any, picture: NDArray[np.uint8], fps: Fraction) -> Any:

@@ -70,6 +70,7 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*GOOD, "--config-dir", "nowhere"), ("nowhere", "does not exist")),
     ((*GOOD, "--config-name", "nowhere"), ("nowhere", "'config'")),
     ((*GOOD, "-m", "--cfg", "job"), ("leave out -m",)),
+    (("+experiment=main_mini", "--cfg", "job"), ("this experiment sweeps 8", "run.dry=true")),
     ((*GOOD, "--experimental-rerun", "x.pkl"), ("not supported",)),
     (("-m", "+model=hallo", "+accel=none,lpc"), ("unknown accel 'lpc'", "did you mean 'lcp'?")),
     (("-m", "+model=hallo", "+accel=glob(z*)"), ("matches nothing", STRATEGIES)),

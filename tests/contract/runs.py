@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from lcp_bench import runner
+from lcp_bench import clip_video, runner
 from lcp_bench.config import RunConfig
 from lcp_bench.models.hallo import Hallo
 from lcp_bench.plan_report import CostReport
 from lcp_bench.preflight import load_run_config
 from lcp_bench.runner import RunSummary
 from lcp_bench.store import RunStore
+from lcp_bench.video import VideoWriter
 
 WORDS = (
     "+model=hallo", "model.size=tiny", "model.weights=seeded", "model.frames_per_segment=2", "sampler.steps=3",
@@ -26,6 +27,18 @@ WORDS = (
 )  # fmt: skip
 FRAMES = 4
 """0.15 s at 25 frames per second, rounded up; two segments."""
+
+
+def refuse_to_write(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Writing the video of one clip fails after its first frames."""
+
+    class Refusing(VideoWriter):
+        def write(self, pictures: Any) -> None:
+            if self.count and self.target.stem == name:
+                raise error
+            super().write(pictures)
+
+    monkeypatch.setattr(clip_video, "VideoWriter", Refusing)
 
 
 @cache

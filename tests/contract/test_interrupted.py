@@ -14,7 +14,7 @@ from lcp_bench.errors import ClipError, RepeatedError, StoreError, WeightsError
 from lcp_bench.failure import read_requests
 from lcp_bench.record import validate
 from lcp_bench.status import statuses
-from runs import Bench
+from runs import Bench, refuse_to_write
 
 
 def break_clip(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception | None) -> list[str]:
@@ -36,15 +36,8 @@ def test_a_full_disk_is_recorded_and_the_same_command_goes_on(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = bench.usual(runs=tmp_path / "whole")
-    write = runner.write_video
-
-    def full(path: Path, *rest: Any) -> int:
-        if path.stem == "demo_ben":
-            raise OSError(28, "No space left on device")
-        return write(path, *rest)
-
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "write_video", full)
+        refuse_to_write(patch, "demo_ben", OSError(28, "No space left on device"))
         with pytest.raises(StoreError, match="No space left"):
             bench.run()
     store = bench.store()

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from lcp_bench import clip_runner, runner
+from lcp_bench import clip_runner, clip_video, runner
 from lcp_bench.clip_runner import ClipRunner, PreparedClip, to_uint8
 from lcp_bench.config import build_strategy
 from lcp_bench.data.manifest import Clip, Manifest
 from lcp_bench.errors import ClipError, EngagementError, LcpBenchError, StoreError
+from lcp_bench.models.hallo import Hallo
 from lcp_bench.record import validate
-from lcp_bench.video import read_audio, read_video
-from runs import FRAMES, Bench, Done
+from lcp_bench.video import MediaError, VideoWriter, read_audio, read_video
+from runs import FRAMES, Bench, Done, refuse_to_write
 
 
 def clip_of(folder: Path, name: str) -> Path:
@@ -365,20 +366,38 @@ def test_a_corrupt_portrait(bench: Bench, tmp_path: Path) -> None:
     assert "demo_ada.png" in bad["reason"]
 
 
+def test_frames_are_written_as_they_are_decoded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long clip never lies in memory: the writer has the first segment's frames before the second is denoised."""
+    written: list[tuple[str, int]] = []
+
+    class Noted(VideoWriter):
+        def write(self, pictures: Any) -> None:
+            super().write(pictures)
+            written.append((self.target.stem, self.count))
+
+    decode = Hallo.decode_pieces
+
+    def noted(self: Hallo, *args: Any) -> Any:
+        written.append(("segment", 0))
+        return decode(self, *args)
+
+    monkeypatch.setattr(clip_video, "VideoWriter", Noted)
+    monkeypatch.setattr(Hallo, "decode_pieces", noted)
+    bench.run()
+    first = written[: len(written) // 2]  # the first clip
+    assert FRAMES == 4 and [name for name, _ in first].count("segment") == 2
+    second = [at for at, (name, _) in enumerate(first) if name == "segment"][1]
+    assert first[second - 1] == ("demo_ada", 2) and first[-1] == ("demo_ada", 4)
+
+
 def test_a_video_that_cannot_be_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec error is the clip's, a full disk is the run's."""
-    write = runner.write_video
-
-    def refuse(path: Path, *rest: Any) -> int:
-        if path.stem == "demo_ada":
-            raise error
-        return write(path, *rest)
-
-    monkeypatch.setattr(runner, "write_video", refuse)
-    error: Exception = runner.MediaError("the encoder refused")
-    bad, _ = failed(bench.run())
+    with monkeypatch.context() as patch:
+        refuse_to_write(patch, "demo_ada", MediaError("the encoder refused"))
+        bad, _ = failed(bench.run())
     assert (bad["stage"], bad["reason"]) == ("write", "the encoder refused")
-    error = OSError(28, "No space left on device")
+    assert not list(bench.store().path.glob("clips/*demo_ada*")), "the frames so far are no video"
+    refuse_to_write(monkeypatch, "demo_ada", OSError(28, "No space left on device"))
     with pytest.raises(StoreError, match=r"demo_ada cannot be written.*No space left.*run again"):
         bench.run("sampler.seed=1")
 
