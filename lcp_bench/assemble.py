@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lcp_bench.config import RunConfig
+from lcp_bench.config import RunConfig, build_strategy
+from lcp_bench.data.face_parsing import FaceParser, find_parser
+from lcp_bench.data.manifest import Clip
 from lcp_bench.errors import ConfigError
 from lcp_bench.models.memo import EMOTION_ENCODER
 from lcp_bench.models.mini import COMPONENTS as MINI_COMPONENTS
@@ -19,6 +22,7 @@ from lcp_bench.models.talking_head import TalkingHead
 from lcp_bench.models.weights.emotion2vec import describe_emotion2vec, load_emotion2vec
 from lcp_bench.models.weights.report import WeightsReport
 from lcp_bench.models.weights.seeded import apply_seeded_v1, draw_on_device, weights_identity
+from metrics.weights import FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,18 @@ def describe_weights(config: RunConfig, device: torch.device) -> WeightsLabel:
         report = WeightsReport(root=root, files=report.files + describe_emotion2vec(root).files)
     files = tuple({"file": file.place, "sha256": file.sha256, "bytes": file.size_bytes} for file in report.files)
     return WeightsLabel("public", report.identity, files)
+
+
+def describe_parser(config: RunConfig, clips: Sequence[Clip]) -> FaceParser | None:
+    """The face parser that finds the clips' foreground, if the strategy restricts its attention to one.
+
+    Raises:
+        ConfigError: A parser is asked for whose file is missing.
+    """
+    if build_strategy(config).foreground() is None:
+        return None
+    folder = Path(config.paths.weights) / FOLDER
+    return find_parser(config.dataset.face_parser, config.dataset.foreground_classes, folder, clips)
 
 
 def shipped_folder(config: RunConfig) -> Path:

@@ -14,6 +14,7 @@ from lcp_bench.accel.gate import Decisions
 from lcp_bench.accel.schedule import Plan
 from lcp_bench.accel.strategy import Strategy
 from lcp_bench.config import RunConfig
+from lcp_bench.data.face_parsing import FaceParser
 from lcp_bench.data.inputs import ClipInputs, ModelInputSpec, prepare_clip
 from lcp_bench.data.manifest import Clip
 from lcp_bench.errors import ClipError
@@ -72,12 +73,20 @@ class ClipRunner:
         strategy: The strategy.
         plan: Its checked plan.
         ranks: The processes that share parallel followers; by default this one alone.
+        parser: Finds the foreground of portraits without one; None takes the face region.
     """
 
     def __init__(
-        self, config: RunConfig, model: TalkingHead, strategy: Strategy, plan: Plan, ranks: Ranks | None = None
+        self,
+        config: RunConfig,
+        model: TalkingHead,
+        strategy: Strategy,
+        plan: Plan,
+        ranks: Ranks | None = None,
+        parser: FaceParser | None = None,
     ) -> None:
         self.config, self.model, self.plan, self.ranks = config, model, plan, ranks or Ranks()
+        self.parser = parser
         scheduler = model.scheduler(plan.num_steps)
         with torch.inference_mode():
             self.sampler = Sampler(model.denoiser, strategy, plan, scheduler, config.sampler.guidance_scale, self.ranks)
@@ -96,6 +105,7 @@ class ClipRunner:
             face_detector=dataset.face_detector,
             insightface_root=dataset.insightface_root,
             face_crop=model.face_crop,
+            face_parser=self.parser,
         )
 
     @torch.inference_mode()

@@ -68,6 +68,10 @@ class DatasetConfig:
         vocal_separation: Separation of the voice from the background before the audio features.
         face_detector: Where boxes and landmarks come from: a cascade, the data set's manifest, or insightface.
         insightface_root: Folder of the user's own insightface files; only that detector reads it.
+        face_parser: What finds the foreground of portraits without a given one, for strategies that restrict attention
+            to it: `auto` takes a published parser whose file is in paths.weights/metrics, else the face region; `none`
+            the face region; or a parser's name. What was used is in the run's identity and in its rows.
+        foreground_classes: Which of the parser's classes are foreground.
         synthetic: What the procedural data sets draw; None for all others.
     """
 
@@ -79,6 +83,8 @@ class DatasetConfig:
     vocal_separation: Literal["none"] = "none"
     face_detector: Literal["cascade", "manifest", "insightface"] = "cascade"
     insightface_root: str | None = None
+    face_parser: Literal["auto", "none", "bisenet", "bisenet_yakhyo_resnet18", "bisenet_yakhyo_resnet34"] = "auto"
+    foreground_classes: Literal["face_hair_neck", "not_background", "face_only"] = "face_hair_neck"
     synthetic: SyntheticConfig | None = None
 
     def __post_init__(self) -> None:

@@ -33,10 +33,12 @@ STAGING = ".fetch"
 DEFAULT_ROOT = Path("weights")
 
 USAGE = """\
-usage: python -m lcp_bench.fetch [+model=NAME] [+metric=paper] [paths.weights=FOLDER] [extras=GROUP,...] [force=true]
+usage: python -m lcp_bench.fetch [+model=NAME] [+metric=paper] [+parser=NAME] [paths.weights=FOLDER]
+                                 [extras=GROUP,...] [force=true]
 
   +model=NAME            one of: {models}
   +metric=paper          the networks of the published metrics, into FOLDER/metrics
+  +parser=NAME           a face parser for foreground masks, bisenet for example, into FOLDER/metrics
   paths.weights=FOLDER   where the files go (default: {root})
   extras=GROUP,...       optional files too: {extras}
   force=true             fetch again what is there but is not the expected file
@@ -45,13 +47,14 @@ usage: python -m lcp_bench.fetch [+model=NAME] [+metric=paper] [paths.weights=FO
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What the command line asked for: a model's files, those of a set of metrics, or both."""
+    """What the command line asked for: the files of a model, of a set of metrics, of a face parser, or several."""
 
     model: str = ""
     root: Path = DEFAULT_ROOT
     extras: tuple[str, ...] = ()
     force: bool = False
     metric: str = ""
+    parser: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +235,9 @@ def parse_arguments(arguments: Iterable[str]) -> FetchRequest:
     """Read `+model=hallo +metric=paper paths.weights=...` with or without plus signs.
 
     Raises:
-        ConfigError: unknown or repeated key, neither model nor metric, value that is not `true` or `false`.
+        ConfigError: unknown or repeated key, nothing to fetch, value that is not `true` or `false`.
     """
-    known = ("model", "metric", "paths.weights", "extras", "force")
+    known = ("model", "metric", "parser", "paths.weights", "extras", "force")
     values: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.lstrip("+").partition("=")
@@ -245,9 +248,10 @@ def parse_arguments(arguments: Iterable[str]) -> FetchRequest:
         if key in values:
             raise ConfigError(f"{key} is given twice: {values[key]!r} and {value!r}; give it once")
         values[key] = value
-    if not values.keys() & {"model", "metric"}:
+    if not values.keys() & {"model", "metric", "parser"}:
         raise ConfigError(
-            f"expected +model=NAME, one of {sorted(SOURCES)}, or +metric=paper; example: +model={min(SOURCES)}"
+            f"expected +model=NAME, one of {sorted(SOURCES)}, +metric=paper or +parser=bisenet; "
+            f"example: +model={min(SOURCES)}"
         )
     if values.get("force", "false") not in ("true", "false"):
         raise ConfigError(f"expected force=true or force=false, got force={values['force']}")
@@ -259,6 +263,7 @@ def parse_arguments(arguments: Iterable[str]) -> FetchRequest:
         extras=tuple(filter(None, values.get("extras", "").strip("[]").replace(" ", "").split(","))),
         force=values.get("force") == "true",
         metric=values.get("metric", ""),
+        parser=values.get("parser", ""),
     )
 
 
@@ -301,13 +306,15 @@ def _perform(request: FetchRequest) -> list[str]:
     if request.model:
         done = fetch(request)
         lines.append(f"{request.model}: {len(done.fetched)} fetched, {len(done.kept)} already there, in {request.root}")
-    if request.metric:
+    if request.metric or request.parser:
         # Imported here: a model's files need no torch to be fetched.
-        from lcp_bench.fetch_metrics import FOLDER, fetch_metrics
+        from lcp_bench.fetch_metrics import fetch_metrics, fetch_parser
+        from metrics.weights import FOLDER
 
-        found = fetch_metrics(request.metric, request.root, force=request.force)
-        where = request.root / FOLDER
-        lines.append(f"{request.metric}: {len(found.fetched)} fetched, {len(found.kept)} already there, in {where}")
+        for name, bring in ((request.metric, fetch_metrics), (request.parser, fetch_parser)):
+            if name:
+                found, where = bring(name, request.root, force=request.force), request.root / FOLDER
+                lines.append(f"{name}: {len(found.fetched)} fetched, {len(found.kept)} already there, in {where}")
     return lines
 
 

@@ -1,5 +1,7 @@
 """`python -m lcp_bench.fetch +metric=paper`: the backbones of the published metrics, as plain tensors in one folder.
 
+`+parser=bisenet` brings the face parser for foreground masks into the same folder in the same way.
+
 A file that the user has put there under its published name is taken. What is missing is fetched: from the model hub
 through its client, from other hosts by a plain download that carries no token. Each file is held against its pin,
 converted once into safetensors by a process without network, and loaded to see that every key and shape fits.
@@ -9,10 +11,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lcp_bench.data.face_parsing import PARSERS
 from lcp_bench.errors import ConfigError, LcpBenchError, WeightsError
 from lcp_bench.fetch_convert import convert
 from lcp_bench.fetch_plain import download
@@ -20,12 +23,10 @@ from lcp_bench.metric_sets import MINI, NEEDED, PAPER
 from lcp_bench.models.weights.hashing import sha256_file
 from lcp_bench.models.weights.hub import Hub, HubRefused, HubUnreachable
 from lcp_bench.models.weights.sources import PublicFile
-from metrics.weights import BACKBONES, SOURCE, SOURCE_BLOB, find_file, git_blob_id, load_backbone
+from metrics.weights import BACKBONES, FOLDER, SOURCE, SOURCE_BLOB, find_file, git_blob_id, load_backbone
 
 log = logging.getLogger(__name__)
 
-FOLDER = "metrics"
-"""Below `paths.weights`."""
 STAGING = ".fetch"
 
 
@@ -52,6 +53,7 @@ ORIGINS: dict[str, tuple[Origin, ...]] = {
     ),
     "s3fd": (Origin(url="https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/sfd_face.pth"),),
     "lpips_alex": (Origin(url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"),),
+    "bisenet": (Origin(hub=("ManyOtherFunctions/face-parse-bisent", "79999_iter.pth")),),
 }
 """Backbone to where its file is tried, in this order; whatever comes must be the pinned file."""
 
@@ -82,8 +84,27 @@ def fetch_metrics(name: str, root: Path, *, force: bool = False, hub: Hub | None
         return MetricFetch((), ())
     if name != PAPER:
         raise ConfigError(f"expected +metric={PAPER} (or {MINI}, which needs no files), got +metric={name}")
-    fetcher = _Fetcher(root / FOLDER, hub or Hub(), force)
     names = list(dict.fromkeys(each for needed in NEEDED.values() for each in needed))
+    return _fetch_all(f"+metric={PAPER}", names, root, force, hub)
+
+
+def fetch_parser(name: str, root: Path, *, force: bool = False, hub: Hub | None = None) -> MetricFetch:
+    """Bring the weights of a face parser into `root`/metrics; arguments and errors as `fetch_metrics`.
+
+    Args:
+        name: One of `lcp_bench.data.face_parsing.PARSERS`. Of some no checksum is published; their files are not
+            fetched, but checked and converted when the user has put them there.
+        root: `paths.weights`.
+        force: replace files that are there and wrong.
+        hub: the hub to talk to (tests pass their own).
+    """
+    if name not in PARSERS:
+        raise ConfigError(f"expected +parser=NAME, one of {', '.join(PARSERS)}, got +parser={name}")
+    return _fetch_all(f"+parser={name}", [name], root, force, hub)
+
+
+def _fetch_all(asked: str, names: Sequence[str], root: Path, force: bool, hub: Hub | None) -> MetricFetch:
+    fetcher = _Fetcher(root / FOLDER, hub or Hub(), force)
     fetched: list[str] = []
     kept: list[str] = []
     problems: dict[str, str] = {}
@@ -94,7 +115,7 @@ def fetch_metrics(name: str, root: Path, *, force: bool = False, hub: Hub | None
             problems[each] = str(error)
     shutil.rmtree(root / FOLDER / STAGING, ignore_errors=True)
     if problems:
-        raise WeightsError(_explain(root / FOLDER, problems, len(names)))
+        raise WeightsError(_explain(asked, root / FOLDER, problems, len(names)))
     return MetricFetch(tuple(fetched), tuple(kept))
 
 
@@ -116,7 +137,7 @@ class _Fetcher:
             published = self._fetch(name)
             fetched = True
         if published.suffix != ".safetensors":
-            problem = pin_problem(name, published)
+            problem = pin_problem(name, published) if is_pinned(name) else None
             if problem is not None:
                 raise WeightsError(f"{published}: {problem}; replace it, or delete it to have it fetched")
             log.info("%s: converting %s into safetensors, once", name, published.name)
@@ -146,6 +167,8 @@ class _Fetcher:
         """Download a file to the staging folder, verified; its places are tried in order."""
         target = self.folder / STAGING / BACKBONES[name].file.names[0]
         said = []
+        if not is_pinned(name):
+            raise WeightsError("missing, and not fetched because no checksum of it is published")
         for origin in ORIGINS.get(name, ()):
             host = "the hub" if origin.hub else str(origin.url).split("/")[2]
             if host in self.offline:
@@ -181,6 +204,12 @@ class _Fetcher:
         shutil.move(staged, target)
 
 
+def is_pinned(name: str) -> bool:
+    """Whether a checksum of the backbone's file is published; what has none is taken from the user only."""
+    file = BACKBONES[name].file
+    return file.sha256 is not None or file.git_blob is not None
+
+
 def pin_problem(name: str, path: Path) -> str | None:
     """What is wrong with a published file of a backbone, or None if its checksum is the published one."""
     file = BACKBONES[name].file
@@ -192,22 +221,22 @@ def pin_problem(name: str, path: Path) -> str | None:
     if file.git_blob is not None:
         blob = git_blob_id(path)
         return None if blob == file.git_blob else f"expected git blob {file.git_blob}, got {blob}"
-    return "no checksum of it is published, so it is not fetched"
+    return "no checksum of it is published"
 
 
-def _explain(folder: Path, problems: Mapping[str, str], total: int) -> str:
+def _explain(asked: str, folder: Path, problems: Mapping[str, str], total: int) -> str:
     """One message for everything that is missing or wrong: what, for which metric, from where, and why not."""
     lines = [
-        f"+metric={PAPER}: {len(problems)} of {total} weight files are missing or wrong in {folder.absolute()}; what "
+        f"{asked}: {len(problems)} of {total} weight files are missing or wrong in {folder.absolute()}; what "
         "cannot be fetched, get elsewhere and put there by hand under its published name:"
     ]
     for name, problem in problems.items():
         file = BACKBONES[name].file
-        users = [metric for metric, needed in NEEDED.items() if name in needed]
+        users = [metric for metric, needed in NEEDED.items() if name in needed] or ["foreground masks"]
         lines += [f"  {folder / file.names[0]}", f"      {name}, for {', '.join(users)}", f"      {file.source}"]
         lines += [f"      {_address(origin)}" for origin in ORIGINS.get(name, ())]
-        pin = f"SHA-256 {file.sha256}" if file.sha256 else f"git blob {file.git_blob}"
-        lines += [f"      {pin}", f"      problem: {problem}"]
+        pin = f"git blob {file.git_blob}" if file.git_blob else "no checksum is published"
+        lines += [f"      {f'SHA-256 {file.sha256}' if file.sha256 else pin}", f"      problem: {problem}"]
     lines.append(
         "run the same command again to go on: what is there and right is kept; force=true replaces what is wrong; "
         "metric.metrics=[...] of a run needs only the files of its own metrics"

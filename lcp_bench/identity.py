@@ -14,6 +14,7 @@ import torch
 
 from lcp_bench.assemble import WeightsLabel
 from lcp_bench.config import RunConfig
+from lcp_bench.data.face_parsing import FaceParser
 from lcp_bench.data.manifest import Manifest
 from lcp_bench.errors import ConfigError
 from lcp_bench.measure.device import device_state
@@ -26,7 +27,12 @@ NUMERIC_PACKAGES = (
 
 
 def run_identity(
-    config: RunConfig, manifest: Manifest, weights: WeightsLabel, device: torch.device, processes: int = 1
+    config: RunConfig,
+    manifest: Manifest,
+    weights: WeightsLabel,
+    device: torch.device,
+    processes: int = 1,
+    parser: FaceParser | None = None,
 ) -> dict[str, Any]:
     """The identity as plain JSON.
 
@@ -36,8 +42,9 @@ def run_identity(
         weights: Label of the weights.
         device: Where the run computes.
         processes: How many share the followers of parallel groups, each on such a device.
+        parser: What finds the foreground; None where nothing is parsed.
     """
-    dataset = _without(asdict(config.dataset), "root", "insightface_root")
+    dataset = _without(asdict(config.dataset), "root", "insightface_root", "face_parser", "foreground_classes")
     if dataset["synthetic"] is None:
         del dataset["synthetic"]  # so that other data sets keep the identity that they had before it existed
     model = _without(asdict(config.model), "presets", "checkpoint")
@@ -55,6 +62,7 @@ def run_identity(
         "versions": versions(NUMERIC_PACKAGES),
         "device": {"label": device_state(device)["label"], "threads": torch.get_num_threads()},
         **({} if processes == 1 else {"processes": processes}),
+        **({} if parser is None else {"foreground": parser.identity}),
     }
 
 

@@ -20,12 +20,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lcp_bench.assemble import WeightsLabel, describe_weights, load_model, resolve_device, set_precision
+from lcp_bench.assemble import (
+    WeightsLabel,
+    describe_parser,
+    describe_weights,
+    load_model,
+    resolve_device,
+    set_precision,
+)
 from lcp_bench.cli import emit_json
 from lcp_bench.clip_row import clip_row, row_line
 from lcp_bench.clip_runner import ClipRunner, PreparedClip, needs_embedding
 from lcp_bench.clip_video import generate_video
 from lcp_bench.config import RunConfig, baseline_of, build_strategy
+from lcp_bench.data.face_parsing import FaceParser
 from lcp_bench.data.manifest import Clip, Manifest
 from lcp_bench.data.registry import load_dataset
 from lcp_bench.dry import report_dry
@@ -67,7 +75,12 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What is known of a run before a weight is read; `processes` is how many make it together."""
+    """What is known of a run before a weight is read.
+
+    Attributes:
+        processes: How many make it together.
+        parser: What finds the foreground of its portraits, where the strategy wants one and a parser is there.
+    """
 
     config: RunConfig
     device: torch.device
@@ -77,6 +90,7 @@ class RunPlan:
     identity: dict[str, Any]
     store: RunStore
     processes: int = 1
+    parser: FaceParser | None = None
 
 
 def run(config: RunConfig, overrides: Sequence[str]) -> RunSummary:
@@ -180,9 +194,10 @@ def plan_run(config: RunConfig, processes: int = 1) -> RunPlan:
     weights = describe_weights(config, device)
     manifest = load_dataset(config.dataset, config.paths)
     clips = manifest.clips if config.run.limit is None else manifest.clips[: config.run.limit]
-    identity = run_identity(config, manifest, weights, device, processes)
+    parser = describe_parser(config, clips)
+    identity = run_identity(config, manifest, weights, device, processes, parser)
     store = RunStore(config.paths.runs, run_id(identity), wait_s=config.run.wait_s)
-    return RunPlan(config, device, manifest, clips, weights, identity, store, processes)
+    return RunPlan(config, device, manifest, clips, weights, identity, store, processes, parser)
 
 
 def _wants_retry(planned: RunPlan) -> bool:
@@ -272,7 +287,8 @@ class _Execution:
         model = self.config.model
         log.info("loading %s (%s, %s weights)", model.name, model.size, model.weights)
         self.model = load_model(self.config, self.planned.device)
-        self.accelerated = ClipRunner(self.config, self.model, build_strategy(self.config), self.costs.plan, self.ranks)
+        strategy, parser = build_strategy(self.config), self.planned.parser
+        self.accelerated = ClipRunner(self.config, self.model, strategy, self.costs.plan, self.ranks, parser)
 
     def _progress(self, clips: Sequence[Clip]) -> tqdm[Any]:
         """A bar on a terminal, nothing elsewhere: there a line per clip is logged."""

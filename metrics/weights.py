@@ -33,6 +33,8 @@ from metrics.protocol import BackboneId
 
 log = logging.getLogger(__name__)
 
+FOLDER = "metrics"
+"""Where the files of these networks lie, below the folder of all weights."""
 Net = TypeVar("Net", bound=nn.Module)
 SOURCE = "source_sha256"
 """Metadata of a converted safetensors file: the SHA-256 of the published file it was made from, taken on trust."""

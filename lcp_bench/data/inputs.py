@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lcp_bench.data.audio_features import SAMPLE_RATE_HZ, count_frames
+from lcp_bench.data.face_parsing import FaceParser
 from lcp_bench.data.faces import FaceError
 from lcp_bench.data.foreground import read_foreground
 from lcp_bench.data.framing import FramedPortrait, framed_portrait
@@ -63,6 +64,7 @@ class ModelInputSpec:
     face_detector: str = "cascade"
     insightface_root: str | None = None
     face_crop: FaceCropConfig | None = None
+    face_parser: FaceParser | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class ClipInputs:
         waveform: float32 (samples,), 16 kHz mono in [-1, 1], not normalised.
         frame_count: Frames of the result, before padding to whole segments.
         foreground: The portrait's foreground for strategies that restrict attention to it: (H, W) in [0, 1], any size;
-            the manifest's file as large as the portrait was, else the face region, i.e. the widened face box.
+            the manifest's file as large as the portrait was, else what the face parser finds, else the face region,
+            i.e. the widened face box.
         notes: Facts for the record: `face_source`, `landmarks_source`, `embedding`, `foreground_source`,
             `portrait_size`.
     """
@@ -112,7 +115,7 @@ def prepare_clip(clip: Clip, spec: ModelInputSpec) -> ClipInputs:
     try:
         image = read_portrait(clip.image, clip.video)
         height, width = image.shape[:2]
-        foreground = None if clip.foreground is None else read_foreground(clip.foreground, width, height)
+        given = None if clip.foreground is None else read_foreground(clip.foreground, width, height)
         waveform = read_audio(clip.audio, spec.sample_rate)
     except (ImageError, MediaError) as error:
         raise ClipError(str(error), clip=clip.id, stage="read") from error
@@ -121,12 +124,18 @@ def prepare_clip(clip: Clip, spec: ModelInputSpec) -> ClipInputs:
         face = locate_face(clip, image, spec.face_detector, spec.insightface_root)
     except FaceError as error:
         raise ClipError(f"{clip.image or clip.video}: {error}", clip=clip.id, stage="face") from error
-    whole = FramedPortrait(image, face, clip.lip_box, foreground, None, {})
+    whole = FramedPortrait(image, face, clip.lip_box, given, None, {})
     taken = framed_portrait(whole, spec.face_crop, spec.image_size)
     rectangles = _rectangles(taken, spec)
     masks = attention_masks(rectangles, spec.latent_size, spec.levels)
     embedding, embedding_source = _embedding(clip, face)
     region = torch.from_numpy(face_region(rectangles, spec.image_size))
+    if taken.foreground is not None:
+        foreground, foreground_source = taken.foreground, "given"
+    elif spec.face_parser is not None:
+        foreground, foreground_source = spec.face_parser.foreground(taken.image)
+    else:
+        foreground, foreground_source = region[0], "face region"
     return ClipInputs(
         clip=clip,
         portrait=portrait_tensor(taken.image, spec.image_size),
@@ -135,12 +144,12 @@ def prepare_clip(clip: Clip, spec: ModelInputSpec) -> ClipInputs:
         masks={name: tuple(torch.from_numpy(each) for each in levels) for name, levels in masks.items()},
         waveform=waveform,
         frame_count=count_frames(waveform.size, spec.fps, spec.sample_rate),
-        foreground=region[0] if taken.foreground is None else taken.foreground,
+        foreground=foreground,
         notes={
             "face_source": face.source,
             "landmarks_source": _landmarks_source(clip, face),
             "embedding": embedding_source,
-            "foreground_source": "face region" if foreground is None else "given",
+            "foreground_source": foreground_source,
             "portrait_size": [width, height],
             **taken.notes,
         },

@@ -19,6 +19,8 @@ from safetensors import safe_open
 from torch import nn
 
 from lcp_bench import fetch_convert, fetch_metrics
+from lcp_bench.data.face_parsing import find_parser
+from lcp_bench.data.manifest import Clip
 from lcp_bench.errors import ConfigError, WeightsError
 from lcp_bench.fetch import FetchRequest, main, parse_arguments
 from lcp_bench.fetch_convert import convert, is_torchscript
@@ -28,6 +30,8 @@ from lcp_bench.metric_sets import NEEDED
 from lcp_bench.models.weights.hub import Hub, HubRefused, HubUnreachable, RemoteFile
 from lcp_bench.models.weights.sources import PublicFile as HubFile
 from metrics.weights import BACKBONES, SOURCE, Backbone, PublicFile, load_backbone
+
+CLIP = Clip(id="a", image="a.png", video=None, audio="a.wav")
 
 
 def sha(content: bytes) -> str:
@@ -294,6 +298,30 @@ def test_a_wrong_file_stays_until_force(toys: bytes, tmp_path: Path) -> None:
         fetch_metrics.fetch_metrics("paper", tmp_path, hub=NoHub(toys))
     assert wrong.read_bytes() == b"wrong"
     assert fetch_metrics.fetch_metrics("paper", tmp_path, hub=NoHub(toys), force=True).fetched == ("left",)
+
+
+def test_a_face_parser_goes_the_same_way(toys: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, "bisenet", BACKBONES["right"])
+    monkeypatch.setitem(fetch_metrics.ORIGINS, "bisenet", fetch_metrics.ORIGINS["right"])
+    assert fetch_metrics.fetch_parser("bisenet", tmp_path, hub=NoHub(toys)).fetched == ("bisenet",)
+    with pytest.raises(ConfigError, match=r"\+parser=NAME, one of .*bisenet, got \+parser=segformer"):
+        fetch_metrics.fetch_parser("segformer", tmp_path)
+
+
+def test_a_file_without_published_checksum_is_the_users_to_bring(
+    toys: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "bisenet_yakhyo_resnet18"
+    monkeypatch.setitem(BACKBONES, name, Backbone(Net, PublicFile(("resnet18.pt",), "https://example.org/parser")))
+    with pytest.raises(WeightsError, match=r"for foreground masks(\n.*)+no checksum is published\n.*not fetched"):
+        fetch_metrics.fetch_parser(name, tmp_path, hub=NoHub(toys))
+    (tmp_path / "metrics").mkdir(exist_ok=True)
+    (tmp_path / "metrics" / "resnet18.pt").write_bytes(toys)
+    before = find_parser("auto", "face_only", tmp_path / "metrics", [CLIP])
+    assert fetch_metrics.fetch_parser(name, tmp_path, hub=NoHub()).kept == (name,)
+    assert (tmp_path / "metrics" / "resnet18.safetensors").is_file()
+    after = find_parser("auto", "face_only", tmp_path / "metrics", [CLIP])
+    assert before == after and after is not None and after.sha256 == sha(toys)
 
 
 def test_every_public_backbone_has_an_origin_and_a_pin() -> None:
