@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcp_bench.atomic import replacing
 from lcp_bench.config import RunConfig
 from lcp_bench.errors import ConfigError, EngagementError, LcpBenchError, RunHeldError, StoreError
 from lcp_bench.measure.clock import monotonic_s, utc_now
@@ -127,11 +127,9 @@ def request_recorded(config: RunConfig, overrides: Sequence[str]) -> Iterator[No
 
 
 def _leave(path: Path, note: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         log.warning("the failure cannot be noted in %s: %s", path, error)
 

@@ -33,10 +33,6 @@ class StepScheduler(Protocol):
 
     timesteps: tuple[float, ...]
 
-    def signal_share(self, step: int) -> float:
-        """Share of the clean latents' variance in the latents before `step` (alpha bar)."""
-        ...
-
     def apply(self, latents: Tensor, prediction: Tensor, step: int) -> Tensor:
         """Latents after `step`, given the latents before it and the network's prediction there."""
         ...
@@ -68,10 +64,6 @@ class DDIM:
         """One DDIM step; no host synchronisation, the coefficients live on the host."""
         previous: Tensor = self._scheduler.step(prediction, int(self.timesteps[step]), latents, eta=0.0).prev_sample
         return previous
-
-    def signal_share(self, step: int) -> float:
-        """See `StepScheduler`."""
-        return self._alpha(self.timesteps[step])
 
     def _alpha(self, timestep: float) -> float:
         return self._last_alpha if timestep < 0 else self._alphas[int(timestep)]
@@ -122,11 +114,6 @@ class FlowMatching:
         self.timesteps: tuple[float, ...] = tuple(scheduler.timesteps.tolist())
         self.sigmas: Tensor = scheduler.sigmas
         self._strides: list[float] = self.sigmas.diff().tolist()
-
-    def signal_share(self, step: int) -> float:
-        """See `StepScheduler`."""
-        noise = float(self.sigmas[step])
-        return (1 - noise) ** 2 / ((1 - noise) ** 2 + noise**2)
 
     def apply(self, latents: Tensor, prediction: Tensor, step: int) -> Tensor:
         """One Euler step, accumulated in float32 and returned in the prediction's type."""

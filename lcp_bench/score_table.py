@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lcp_bench.atomic import replacing
 from lcp_bench.errors import StoreError
 from lcp_bench.measure.clock import utc_now
 from lcp_bench.provenance import PACKAGES, command_line, git_state, tidy_paths, versions
@@ -115,11 +115,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{path} cannot be written ({error.strerror or error}); name another file") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lcp_bench.atomic import replacing
 from lcp_bench.errors import StoreError
 from lcp_bench.lock import RunLock
 from lcp_bench.record import RECORD_SCHEMA, Record, check_json, run_id, validate
@@ -91,7 +92,7 @@ class RunStore:
 
     def _clean(self) -> None:
         """Remove what a killed writer left half-written; the lock is ours, so nobody writes it now."""
-        for pattern in (".*.tmp", f"{_CLIPS}/.*.partial"):
+        for pattern in (".*.partial", f"{_CLIPS}/.*.partial"):
             for stale in self.path.glob(pattern):
                 with suppress(OSError):
                     stale.unlink()
@@ -168,18 +169,13 @@ class RunStore:
 
     def _replace(self, name: str, content: Mapping[str, Any]) -> Path:
         """Put a file in place of the old one, atomically; on an error the old one is untouched."""
-        path, temporary = self.path / name, self.path / f".{name}.{os.getpid()}.tmp"
+        path = self.path / name
         text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with replacing(path, durable=True) as partial:
+                partial.write_text(text, encoding="utf-8")
             _sync_folder(self.path)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise _unwritable(path, error) from error
         return path
 

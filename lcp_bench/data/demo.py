@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import wave
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lcp_bench.atomic import replacing
 from lcp_bench.data.demo_face import PEOPLE, draw_portrait
 from lcp_bench.data.demo_voice import RATE_HZ, speak
 from lcp_bench.data.manifest import Clip, Manifest, freeze, load, with_hashes
@@ -86,11 +86,9 @@ def wav_bytes(samples: NDArray[np.float32]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise DatasetError(
             f"cannot write the demo file {path} ({error}); set dataset.root to a writable folder"

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lcp_bench.atomic import replacing
 from lcp_bench.errors import DatasetError
 
 SCHEMA_VERSION = 1
@@ -296,17 +297,10 @@ def _json(value: Any) -> str:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path, durable=True) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DatasetError(
             f"cannot write the manifest {path} ({error}); make room or set paths.cache elsewhere"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcp_bench.atomic import replacing
 from lcp_bench.data.demo import wav_bytes
 from lcp_bench.data.manifest import file_hash
 from lcp_bench.data.prepare_crop import CropRule, Square, cropped
@@ -200,13 +200,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, durable=True) as partial:
+        partial.write_bytes(content)

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from lcp_bench.data.whisper_features import RADIUS, frame_tokens, whisper_features
-from lcp_bench.errors import ConfigError
 from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.config import TemporalConfig, UNetConfig
 from lcp_bench.models.encoders import autoencoder
 from lcp_bench.models.face import FaceLocator
+from lcp_bench.models.sizes import find_size
 from lcp_bench.models.talking_head import ClipConstants, TalkingHead, mask_levels
 from lcp_bench.models.unet import UNet
 from lcp_bench.models.whisper import WhisperEncoder
@@ -93,9 +93,7 @@ SIZES: dict[str, EchoMimicSize] = {
 
 def size_of(name: str) -> EchoMimicSize:
     """Look a size up; an unknown name is a `ConfigError`."""
-    if name not in SIZES:
-        raise ConfigError(f"model.size must be one of {', '.join(SIZES)}, got {name!r}")
-    return SIZES[name]
+    return find_size(SIZES, name)
 
 
 def unet_configs(size: EchoMimicSize) -> tuple[UNetConfig, UNetConfig]:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from lcp_bench.data.audio_features import wav2vec_features, window_frames
-from lcp_bench.errors import ConfigError
 from lcp_bench.models.audio import AudioProjection
 from lcp_bench.models.conditions import Conditions
 from lcp_bench.models.config import AudioConfig, TemporalConfig, UNetConfig
 from lcp_bench.models.encoders import autoencoder, speech_encoder
 from lcp_bench.models.face import FaceLocator, ImageProjection
+from lcp_bench.models.sizes import TINY_WAV2VEC, find_size
 from lcp_bench.models.talking_head import ClipConstants, TalkingHead, mask_levels
 from lcp_bench.models.unet import UNet
 
@@ -88,15 +88,7 @@ SIZES: dict[str, HalloSize] = {
         vae_channels=(32, 32, 32, 32),
         vae_layers=1,
         vae_groups=16,
-        speech={
-            "hidden_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 64,
-            "conv_dim": (24,) * 7,
-            "num_conv_pos_embeddings": 16,
-            "num_conv_pos_embedding_groups": 4,
-        },
+        speech=TINY_WAV2VEC,
     ),
 }
 """Real size, and a size for tests and demonstrations that has every structural feature of the real one."""
@@ -104,9 +96,7 @@ SIZES: dict[str, HalloSize] = {
 
 def size_of(name: str) -> HalloSize:
     """Look a size up; an unknown name is a `ConfigError`."""
-    if name not in SIZES:
-        raise ConfigError(f"model.size must be one of {', '.join(SIZES)}, got {name!r}")
-    return SIZES[name]
+    return find_size(SIZES, name)
 
 
 def unet_configs(size: HalloSize) -> tuple[UNetConfig, UNetConfig]:

@@ -15,6 +15,7 @@ from lcp_bench.models.config import JointAudioConfig, TemporalConfig, UNetConfig
 from lcp_bench.models.emotion import EMOTIONS, EmotionClassifier
 from lcp_bench.models.encoders import autoencoder, speech_encoder
 from lcp_bench.models.face import ImageProjection
+from lcp_bench.models.sizes import TINY_WAV2VEC, find_size
 from lcp_bench.models.unet import UNet
 
 COMPONENTS = (
@@ -71,15 +72,7 @@ SIZES: dict[str, MemoSize] = {
         vae_channels=(32, 32, 32, 32),
         vae_layers=1,
         vae_groups=16,
-        speech={
-            "hidden_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 64,
-            "conv_dim": (24,) * 7,
-            "num_conv_pos_embeddings": 16,
-            "num_conv_pos_embedding_groups": 4,
-        },
+        speech=TINY_WAV2VEC,
     ),
 }
 """Real size, and a size for tests and demonstrations that has every structural feature of the real one."""
@@ -87,9 +80,7 @@ SIZES: dict[str, MemoSize] = {
 
 def size_of(name: str) -> MemoSize:
     """Look a size up; an unknown name is a `ConfigError`."""
-    if name not in SIZES:
-        raise ConfigError(f"model.size must be one of {', '.join(SIZES)}, got {name!r}")
-    return SIZES[name]
+    return find_size(SIZES, name)
 
 
 _DENOISING_DEFAULTS: Mapping[str, Any] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -68,8 +67,6 @@ class TalkingHead(ABC):
     """Factor between the autoencoder's latents and those that the UNets see."""
     latent_stride: ClassVar[int]
     """Picture pixels per latent cell, each way."""
-    scheduler_options: ClassVar[Mapping[str, object]] = MappingProxyType({})
-    """What differs from the DDIM of Hallo, see `lcp_bench.schedulers`."""
 
     def __init__(
         self,
@@ -144,7 +141,7 @@ class TalkingHead(ABC):
 
     def scheduler(self, num_steps: int) -> StepScheduler:
         """The scheduler that the network was trained for, on a grid of `num_steps`."""
-        return DDIM(num_steps, **self.scheduler_options)
+        return DDIM(num_steps)
 
     def decode_pieces(self, latents: Tensor, constants: ClipConstants) -> Iterator[Tensor]:
         """`decode` a long segment's latents (1, C, frames, h, w) in pieces of `frames` frames, to bound memory."""

@@ -7,11 +7,10 @@ that deleting them and giving the command again restores them byte for byte.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from lcp_bench.atomic import replacing
 from lcp_bench.errors import StoreError
 from lcp_bench.report.published import Published, load_published
 from lcp_bench.report.table import unfinished
@@ -80,14 +79,10 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StoreError: the folder cannot be written; what was there is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise StoreError(
             f"{path} must be writable, got: {error.strerror or error}; choose another --out DIR"
         ) from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from lcp_bench.atomic import replacing
 from lcp_bench.config import require
 from lcp_bench.errors import WeightsError
 from lcp_bench.measure.clock import monotonic_s
@@ -236,8 +236,6 @@ class Trainer:
         """Write the checkpoint, atomically; the first process does."""
         if self.processes.rank:
             return
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_name(f".{self.checkpoint.name}.{os.getpid()}.partial")
         state: dict[str, Any] = {
             "step": self.step,
             "seed": self.seed,
@@ -246,11 +244,8 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "losses": [list(pair) for pair in self.losses],
         }
-        try:
+        with replacing(self.checkpoint) as partial:
             torch.save(state, partial)
-            partial.replace(self.checkpoint)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def resume(self) -> bool:
         """Continue from the checkpoint if there is one.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcp_bench.atomic import replacing
 from lcp_bench.config import require
 from lcp_bench.data.synthetic.clip import FAMILIES, SyntheticClip, make_clip
 from lcp_bench.data.synthetic.frames import PARAMETERS, random_frames
@@ -162,6 +163,5 @@ class _Store:
         """Note that a piece is complete."""
         for array in self.arrays.values():
             array.flush()
-        partial = self.note.with_name(f".{self.note.name}.partial")
-        partial.write_text(str(piece + 1))
-        partial.replace(self.note)
+        with replacing(self.note) as partial:
+            partial.write_text(str(piece + 1))

@@ -249,7 +249,7 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
 def test_record_round_trip_replaces_and_completes(tmp_path: Path, make_record: RecordMaker) -> None:
     record = make_record()
     (tmp_path / record["run_id"]).mkdir()
-    stale = tmp_path / record["run_id"] / ".record.json.1.tmp"
+    stale = tmp_path / record["run_id"] / ".record.json.1.partial"
     stale.write_text("{")
     with RunStore(tmp_path, record["run_id"]) as store:
         assert not stale.exists()

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import wave
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lcp_bench.atomic import replacing
 from lcp_bench.data.manifest import Clip, Manifest, freeze, load, manifest_path, with_hashes
 from lcp_bench.data.synthetic.clip import FAMILIES, FAMILY_ROOTS, SyntheticClip, clip_id, make_clip
 from lcp_bench.data.synthetic.speech import FPS, RATE_HZ
@@ -244,12 +244,8 @@ def _archive(arrays: Mapping[str, Any]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise DatasetError(f"cannot write {path} ({error}); set dataset.root to another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lcp_bench.atomic import replacing
+
 log = logging.getLogger(__name__)
 
 SIDECAR = ".lcp_bench_hashes.json"
@@ -80,13 +82,8 @@ def write_json(path: Path, content: object) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(sidecar: Path) -> dict[str, object]:
