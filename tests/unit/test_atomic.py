@@ -22,9 +22,14 @@ def test_the_new_file_takes_the_place_at_the_end(tmp_path: Path, durable: bool) 
 def test_after_an_error_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="in the middle"), replacing(path) as partial:
-        partial.write_text("ne")
-        raise RuntimeError("in the middle")
+
+    def break_off() -> None:
+        with replacing(path) as partial:
+            partial.write_text("ne")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        break_off()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
