@@ -60,19 +60,24 @@ _URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _REDACTED = "<redacted>"
 
 
+HARMLESS = (":(exclude)docs", ":(exclude)results", ":(exclude)*.md")
+"""Tracked files that change no number; a tool that writes its own results would otherwise call its tree changed."""
+
+
 def git_state(root: Path = ROOT) -> dict[str, Any]:
     """The checkout's commit and whether it was changed.
 
     Returns:
-        `commit` (40 hex digits) and `dirty` (a tracked file differs, or the source folders and `conf` hold a file
-        that git does not know); both null with a reason where `root` is not a checkout or git is missing.
+        `commit` (40 hex digits) and `dirty` (a tracked file differs that is not mere text or a result, or the source
+        folders and `conf` hold a file that git does not know); both null with a reason where `root` is not a checkout
+        or git is missing.
     """
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit[0] is None:
         inside = _git(root, "rev-parse", "--is-inside-work-tree")
         why = inside[1] if inside[0] is None else "the checkout has no commit yet"
         return {"commit": None, "commit_reason": why, "dirty": None, "dirty_reason": why}
-    tracked = _git(root, "status", "--porcelain", "--untracked-files=no")
+    tracked = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *HARMLESS)
     folders = [name for name in (*SOURCE_FOLDERS, "conf") if (root / name).is_dir()]
     unknown = _git(root, "ls-files", "--others", "--exclude-standard", "--", *(folders or ["."]))
     if tracked[0] is None or unknown[0] is None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from lcp_bench.errors import ConfigError, LcpBenchError
 from lcp_bench.metric_config import METRICS
+from lcp_bench.provenance import git_state
 from lcp_bench.score import find_videos
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def _measure(options: argparse.Namespace) -> int:
     document = open_record(path, clips, options.threads)
     for name, metric in parts:
         log.info("%s %s: %d clips", name, metric, clips["n"])
-        row = _in_own_process(name, metric, videos, options.threads)
+        row = {**_in_own_process(name, metric, videos, options.threads), "git": git_state()}
         document["rows"] = [each for each in document["rows"] if (each["set"], each["metric"]) != (name, metric)]
         document["rows"].append(row)
         _save(path, document)
@@ -127,7 +128,7 @@ def open_record(path: Path, clips: Mapping[str, Any], threads: int) -> dict[str,
     """
     from lcp_bench.measure.clock import utc_now
     from lcp_bench.measure.device import device_state
-    from lcp_bench.provenance import PACKAGES, git_state, versions
+    from lcp_bench.provenance import PACKAGES, versions
 
     device = device_state("cpu")
     document: dict[str, Any] = {
@@ -139,7 +140,6 @@ def open_record(path: Path, clips: Mapping[str, Any], threads: int) -> dict[str,
         "threads": threads,
         "device": device,
         "versions": versions((*PACKAGES, "torchmetrics")),
-        "git": git_state(),
         "rows": [],
     }
     if not path.is_file():

@@ -32,6 +32,9 @@ def checkout(tmp_path: Path) -> Path:
     (root / "lcp_bench").mkdir(parents=True)
     (root / "lcp_bench" / "a.py").write_text("x = 1\n")
     (root / ".gitignore").write_text("/runs/\n")
+    for name in ("README.md", "docs/page.md", "results/cost.json"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("text")
     _git(tmp_path, "init", "-q", str(root))
     _git(root, "add", ".")
     return root
@@ -43,6 +46,8 @@ def test_git_state_follows_the_checkout(checkout: Path) -> None:
     assert git_state(checkout) == {"commit": _git(checkout, "rev-parse", "HEAD"), "dirty": False}
     (checkout / "notes.txt").write_text("mine")  # cannot change a number
     (checkout / "runs").mkdir()
+    for name in ("README.md", "docs/page.md", "results/cost.json"):  # known to git, and no more able to
+        (checkout / name).write_text("changed")
     assert git_state(checkout)["dirty"] is False
     (checkout / "lcp_bench" / "b.py").write_text("y = 1\n")
     assert git_state(checkout)["dirty"] is True

@@ -11,6 +11,7 @@ import pytest
 
 from lcp_bench.errors import ConfigError
 from lcp_bench.measure.memory import host_peak_bytes
+from lcp_bench.provenance import git_state
 from lcp_bench.score_cost import as_markdown, main, open_record, parse_parts
 from lcp_bench.score_cost_part import CLIPS, Seconds, _hundred, _pairs, measure_metric
 from lcp_bench.video import write_video
@@ -119,6 +120,7 @@ def test_the_command(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*words, "--metrics", "fidelity"]) == 0
     document = json.loads((tmp_path / "c.json").read_text())
     assert [each["metric"] for each in document["rows"]] == ["fvd", "fidelity"]
+    assert all(each["git"] == git_state() for each in document["rows"]), "parts may be of different commits"
     assert (tmp_path / "docs/c.md").read_text() == as_markdown(document)
     assert main([*words, "--metrics", "sync"]) == 2
     assert "none of the clips could be scored" in capsys.readouterr().err
