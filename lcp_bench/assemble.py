@@ -78,15 +78,15 @@ def describe_weights(config: RunConfig, device: torch.device) -> WeightsLabel:
 
 
 def describe_parser(config: RunConfig, clips: Sequence[Clip]) -> FaceParser | None:
-    """The face parser that finds the clips' foreground, if the strategy restricts its attention to one.
+    """What parses the portraits, if the strategy restricts its attention to a foreground that not all clips bring.
 
     Raises:
         ConfigError: A parser is asked for whose file is missing.
     """
-    if build_strategy(config).foreground() is None:
+    if build_strategy(config).foreground() is None or all(clip.foreground is not None for clip in clips):
         return None
     folder = Path(config.paths.weights) / FOLDER
-    return find_parser(config.dataset.face_parser, config.dataset.foreground_classes, folder, clips)
+    return find_parser(config.dataset.face_parser, config.dataset.foreground_classes, folder)
 
 
 def shipped_folder(config: RunConfig) -> Path:

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from lcp_bench.assemble import describe_weights
 from lcp_bench.config import RunConfig
+from lcp_bench.data.face_parsing import find_parser
 from lcp_bench.data.prepared import PREPARED
 from lcp_bench.data.registry import load_dataset
 from lcp_bench.doctor import Asked, Check, State
@@ -31,6 +32,7 @@ from lcp_bench.provenance import git_state
 from lcp_bench.status_table import size
 from lcp_bench.tracker import has_key
 from metrics.errors import MetricError
+from metrics.weights import FOLDER
 
 INSTALL = "pip install -c constraints.txt -e ."
 LOW_DISK, NO_DISK = 20 * 10**9, 10**9
@@ -185,6 +187,21 @@ def check_metric_networks(asked: Asked) -> list[Check]:
     return lines
 
 
+def check_face_parser(asked: Asked) -> list[Check]:
+    """What finds the foreground of portraits that bring none."""
+    name, config = "face parser", asked.config
+    try:
+        parser = find_parser(
+            config.dataset.face_parser, config.dataset.foreground_classes, Path(config.paths.weights) / FOLDER
+        )
+    except LcpBenchError as error:
+        mend = f"python -m lcp_bench.fetch +parser={config.dataset.face_parser}, or dataset.face_parser=none"
+        return [Check(name, "fail", _first_part(error), mend)]
+    if parser is None:
+        return [Check(name, "pass", "none: foreground attention takes given masks, else the widened face box")]
+    return [Check(name, "pass", f"{parser.name}, {parser.classes}, sha256 {parser.sha256[:16]}")]
+
+
 def check_data_sets(asked: Asked) -> list[Check]:
     """The data sets that need files of the user's own, and the one that the words name."""
     configs = {}
@@ -304,6 +321,7 @@ def check_cluster(asked: Asked) -> list[Check]:
 
 
 CHECKS: tuple[Callable[[Asked], list[Check]], ...] = (
-    check_python, check_packages, check_checkout, check_device, check_weights, check_metric_networks, check_data_sets,
+    check_python, check_packages, check_checkout, check_device, check_weights, check_metric_networks, check_face_parser,
+    check_data_sets,
     check_folders, check_shared_memory, check_codecs, check_tracker, check_cluster,
 )  # fmt: skip

@@ -6,7 +6,6 @@ set. What is parsed is what the model animates: of a cropped portrait the crop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from lcp_bench.data.manifest import Clip
 from lcp_bench.errors import ConfigError, WeightsError
 from lcp_bench.models.weights.hashing import HashCache
 from metrics.errors import MetricError
@@ -76,20 +74,19 @@ class FaceParser:
         return torch.from_numpy(inside.astype(np.float32)), self.name
 
 
-def find_parser(wanted: str, classes: str, folder: Path, clips: Sequence[Clip]) -> FaceParser | None:
-    """The parser that a run uses; no weights are read.
+def find_parser(wanted: str, classes: str, folder: Path) -> FaceParser | None:
+    """The parser that is there; no weights are read.
 
     Args:
         wanted: `auto` takes the first of `PARSERS` whose file is there, if any; `none`; or one of them.
         classes: What counts as foreground.
         folder: The weight files of the public networks.
-        clips: The run's clips; where all have a foreground, nothing is parsed.
 
     Raises:
         ConfigError: The parser that was asked for has no file.
         WeightsError: Its file is broken.
     """
-    if wanted == "none" or all(clip.foreground is not None for clip in clips):
+    if wanted == "none":
         return None
     for name in PARSERS if wanted == "auto" else (wanted,):
         try:

@@ -50,6 +50,16 @@ def test_missing_files_fail_only_for_what_is_asked(tmp_path: Path) -> None:
     assert doctor_checks._data_set("hdtf", hallo.config, hallo).state == "fail"
 
 
+def test_the_face_parser(tmp_path: Path) -> None:
+    assert states(doctor_checks.check_face_parser(asked(tmp_path))) == {"face parser": "pass"}
+    (missing,) = doctor_checks.check_face_parser(asked(tmp_path, "+dataset=demo", "dataset.face_parser=bisenet"))
+    assert missing.state == "fail" and "79999_iter.pth" in missing.found and "+parser=bisenet" in missing.mend
+    (tmp_path / "weights" / "metrics").mkdir(parents=True)
+    (tmp_path / "weights" / "metrics" / "resnet18.pt").write_bytes(b"parser")
+    (found,) = doctor_checks.check_face_parser(asked(tmp_path))
+    assert found.state == "pass" and found.found.startswith("bisenet_yakhyo_resnet18, face_hair_neck, sha256 ")
+
+
 def test_folders_without_space_or_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = asked(tmp_path)
     monkeypatch.setattr(doctor_checks, "NO_DISK", 0)

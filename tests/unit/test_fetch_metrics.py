@@ -20,7 +20,6 @@ from torch import nn
 
 from lcp_bench import fetch_convert, fetch_metrics
 from lcp_bench.data.face_parsing import find_parser
-from lcp_bench.data.manifest import Clip
 from lcp_bench.errors import ConfigError, WeightsError
 from lcp_bench.fetch import FetchRequest, main, parse_arguments
 from lcp_bench.fetch_convert import convert, is_torchscript
@@ -30,8 +29,6 @@ from lcp_bench.metric_sets import NEEDED
 from lcp_bench.models.weights.hub import Hub, HubRefused, HubUnreachable, RemoteFile
 from lcp_bench.models.weights.sources import PublicFile as HubFile
 from metrics.weights import BACKBONES, SOURCE, Backbone, PublicFile, load_backbone
-
-CLIP = Clip(id="a", image="a.png", video=None, audio="a.wav")
 
 
 def sha(content: bytes) -> str:
@@ -317,10 +314,10 @@ def test_a_file_without_published_checksum_is_the_users_to_bring(
         fetch_metrics.fetch_parser(name, tmp_path, hub=NoHub(toys))
     (tmp_path / "metrics").mkdir(exist_ok=True)
     (tmp_path / "metrics" / "resnet18.pt").write_bytes(toys)
-    before = find_parser("auto", "face_only", tmp_path / "metrics", [CLIP])
+    before = find_parser("auto", "face_only", tmp_path / "metrics")
     assert fetch_metrics.fetch_parser(name, tmp_path, hub=NoHub()).kept == (name,)
     assert (tmp_path / "metrics" / "resnet18.safetensors").is_file()
-    after = find_parser("auto", "face_only", tmp_path / "metrics", [CLIP])
+    after = find_parser("auto", "face_only", tmp_path / "metrics")
     assert before == after and after is not None and after.sha256 == sha(toys)
 
 
