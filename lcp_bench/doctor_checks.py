@@ -322,6 +322,5 @@ def check_cluster(asked: Asked) -> list[Check]:
 
 CHECKS: tuple[Callable[[Asked], list[Check]], ...] = (
     check_python, check_packages, check_checkout, check_device, check_weights, check_metric_networks, check_face_parser,
-    check_data_sets,
-    check_folders, check_shared_memory, check_codecs, check_tracker, check_cluster,
+    check_data_sets, check_folders, check_shared_memory, check_codecs, check_tracker, check_cluster,
 )  # fmt: skip
