@@ -117,6 +117,9 @@ def mend(refusal: Refusal, place: Place, siblings: Sequence[Record]) -> str:
         again = f"{again} +metric={'mini' if place.own['labels']['weights'] == 'mini' else 'paper'}"
     for key, added in _CHANGED.get(refusal.mend, {}).items():
         again = f"{_without(again, key)} {key}={added}"
+    if refusal.mend == "bench":  # what the command itself says of pairs is what was too little
+        for key in ("measure.pair", "measure.pair_clips", "measure.pair_repeats"):
+            again = _without(again, key)
     if refusal.mend == "longer":
         again = _without(again, "run.limit")
         if place.own["config"].get("dataset", {}).get("synthetic"):

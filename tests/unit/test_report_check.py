@@ -75,6 +75,7 @@ def _unscored(record: dict[str, Any]) -> None:
 def _few_pairs(record: dict[str, Any]) -> None:
     record["pair"]["n"] = 2
     record["pair"]["samples"] = {side: values[:2] for side, values in record["pair"]["samples"].items()}
+    record["command_line"] += " measure.pair_repeats=2"
 
 
 def _no_pair(record: dict[str, Any]) -> None:
@@ -147,6 +148,7 @@ def test_each_fault_is_named_with_the_command_that_mends_it(
     assert mends and all(line.startswith("    mend: ") and command in line for line in mends), mends
     for line in mends:  # can be pasted into a shell
         assert shlex.split(line.removeprefix("    mend: "), comments=True)
+        assert "measure.pair_repeats" not in line, "the fault is given again"
 
 
 def test_what_nobody_ran_is_spelt_after_its_neighbours(sound: Path, tmp_path: Path) -> None:
