@@ -22,6 +22,7 @@ def weights_with_parser(folder: Path) -> str:
     return f"paths.weights={folder}"
 
 
+@pytest.mark.slow
 def test_the_parsers_mask_is_used_and_told(bench: Bench, tmp_path: Path) -> None:
     weights = weights_with_parser(tmp_path / "weights")
     done = bench.run("+accel=lcp_dfa", weights, "dataset.foreground_classes=face_only", "run.limit=1")
