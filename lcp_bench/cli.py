@@ -136,12 +136,12 @@ def _dispatch(words: list[str]) -> int:
         runs = [(each.config.accel_name, each.plan) for each in command.jobs if each.config.run.action == "run"]
         require_one_parallel_run(launched(), runs, sweep=command.sweep)
         require_usable(command.hydra_settings, runs, sweep=command.sweep)
-        if command.sweep and (args.cfg or args.info):
-            raise ConfigError(
-                f"--cfg and --info show one configuration, and this experiment sweeps {len(command.jobs)}; "
-                "run.dry=true lists its runs"
-            )
         if args.cfg or args.info:
+            if command.sweep:
+                raise ConfigError(
+                    f"--cfg and --info show one configuration, and this experiment sweeps {len(command.jobs)}; "
+                    "run.dry=true lists its runs"
+                )
             args.overrides = list(command.overrides)
             _inform(hydra, parser, args, config_name)
             return 0

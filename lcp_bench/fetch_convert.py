@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lcp_bench.atomic import replacing
 from lcp_bench.errors import WeightsError
 
 NEW_USER, NEW_NET = 0x10000000, 0x40000000
@@ -123,12 +124,8 @@ def _work(task: Mapping[str, Any]) -> None:
     tensors = read_tensors(Path(task["source"]), task["entry"])
     # Cloned, because safetensors refuses tensors that share memory.
     plain = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with replacing(target) as partial:
         save_file(plain, partial, dict(task["metadata"]))
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main() -> int:

@@ -137,7 +137,7 @@ class _Fetcher:
             published = self._fetch(name)
             fetched = True
         if published.suffix != ".safetensors":
-            problem = pin_problem(name, published) if is_pinned(name) else None
+            problem = pin_problem(name, published)
             if problem is not None:
                 raise WeightsError(f"{published}: {problem}; replace it, or delete it to have it fetched")
             log.info("%s: converting %s into safetensors, once", name, published.name)
@@ -211,7 +211,7 @@ def is_pinned(name: str) -> bool:
 
 
 def pin_problem(name: str, path: Path) -> str | None:
-    """What is wrong with a published file of a backbone, or None if its checksum is the published one."""
+    """What is wrong with a published file of a backbone, or None if its checksum is the published one, or none is."""
     file = BACKBONES[name].file
     if file.sha256 is not None:
         found = sha256_file(path)
@@ -221,7 +221,7 @@ def pin_problem(name: str, path: Path) -> str | None:
     if file.git_blob is not None:
         blob = git_blob_id(path)
         return None if blob == file.git_blob else f"expected git blob {file.git_blob}, got {blob}"
-    return "no checksum of it is published"
+    return None
 
 
 def _explain(asked: str, folder: Path, problems: Mapping[str, str], total: int) -> str:

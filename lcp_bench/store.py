@@ -92,7 +92,7 @@ class RunStore:
 
     def _clean(self) -> None:
         """Remove what a killed writer left half-written; the lock is ours, so nobody writes it now."""
-        for pattern in (".*.partial", f"{_CLIPS}/.*.partial"):
+        for pattern in (".*.partial", ".*.tmp", f"{_CLIPS}/.*.partial"):  # files, the lock's probe, videos
             for stale in self.path.glob(pattern):
                 with suppress(OSError):
                     stale.unlink()

@@ -6,18 +6,19 @@ thread and without time stamps of their own: the same frames and sound give the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self, cast
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from lcp_bench.atomic import replacing
 from lcp_bench.errors import LcpBenchError
 
 AAC_FRAME = 1024
@@ -228,27 +229,23 @@ class VideoWriter:
     ) -> None:
         self.target, self._fps, self._seconds = Path(path), Fraction(fps).limit_denominator(1001), seconds
         self._track = _load_track(audio, sample_rate)
-        self._partial = self.target.with_name(f".{self.target.name}.{os.getpid()}.partial")
         self._video: Any = None
         self._sound: _SoundWriter | None = None
         self.count = 0
 
     def __enter__(self) -> Self:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        with self._told():
-            self._container: Any = av.open(str(self._partial), "w", format="mp4")
+        with ExitStack() as stack:
+            partial = stack.enter_context(replacing(self.target, durable=True))
+            with self._told():
+                self._container: Any = av.open(str(partial), "w", format="mp4")
+            stack.push(self._end)
+            self._ends = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                with self._told():
-                    self._finish()
-            else:
-                with suppress(av.FFmpegError, OSError):  # what ended the writing is told, not what follows from it
-                    self._container.close()
-        finally:
-            self._partial.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.__exit__(kind, error, trace)
 
     def write(self, pictures: Iterable[NDArray[np.uint8]]) -> None:
         """Encode uint8 (height, width, 3) RGB pictures of even size and, behind each, the sound up to its end."""
@@ -273,6 +270,14 @@ class VideoWriter:
         if self._sound is not None:
             self._sound.advance(self.count / self._fps)
 
+    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            with self._told():
+                self._finish()
+        else:
+            with suppress(av.FFmpegError, OSError):  # what ended the writing is told, not what follows from it
+                self._container.close()
+
     def _finish(self) -> None:
         try:
             if self._video is None:
@@ -282,9 +287,6 @@ class VideoWriter:
                 self._sound.finish(self.count / self._fps)
         finally:
             self._container.close()
-        with self._partial.open("rb+") as written:
-            os.fsync(written.fileno())
-        self._partial.replace(self.target)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -328,12 +328,21 @@ def _label(path: Path, sha256: str, file: PublicFile, allow_unpinned: bool) -> s
     return "unpinned"
 
 
+def stored_metadata(path: Path) -> Mapping[str, str]:
+    """The texts that a safetensors file carries beside its tensors.
+
+    Raises:
+        SafetensorError: It is none.
+    """
+    with safe_open(path, "pt") as stored:
+        metadata: Mapping[str, str] = stored.metadata() or {}
+    return metadata
+
+
 def git_blob_id(path: Path) -> str | None:
     """The id that git gives to a file's content (SHA-1); for a converted file that of its source, where it says so."""
     if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as stored:
-            metadata: Mapping[str, str] = stored.metadata() or {}
-            return metadata.get(SOURCE_BLOB)
+        return stored_metadata(path).get(SOURCE_BLOB)
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from lcp_bench.errors import ConfigError, WeightsError
 from lcp_bench.models.weights.hashing import HashCache
 from metrics.errors import MetricError
 from metrics.nets.bisenet import BiSeNet
 from metrics.parsing import CLASS_SETS, parse
-from metrics.weights import SOURCE, find_file, load_backbone
+from metrics.weights import SOURCE, find_file, load_backbone, stored_metadata
 
 PARSERS = ("bisenet_yakhyo_resnet18", "bisenet_yakhyo_resnet34", "bisenet")
 """Published parsers in the order in which `auto` looks for their files: the paper's first."""
@@ -103,12 +103,11 @@ def _published_sha256(path: Path) -> str:
     """Hash of the published file; a converted one says which it was made from."""
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, "pt") as stored:
-                source = (stored.metadata() or {}).get(SOURCE)
+            source = stored_metadata(path).get(SOURCE)
         except SafetensorError as error:
             raise WeightsError(
                 f"{path} cannot be read ({error}); replace it or use dataset.face_parser=none"
             ) from error
         if source:
-            return str(source)
+            return source
     return HashCache(path.parent).digest(path).sha256

@@ -130,12 +130,7 @@ def prepare_clip(clip: Clip, spec: ModelInputSpec) -> ClipInputs:
     masks = attention_masks(rectangles, spec.latent_size, spec.levels)
     embedding, embedding_source = _embedding(clip, face)
     region = torch.from_numpy(face_region(rectangles, spec.image_size))
-    if taken.foreground is not None:
-        foreground, foreground_source = taken.foreground, "given"
-    elif spec.face_parser is not None:
-        foreground, foreground_source = spec.face_parser.foreground(taken.image)
-    else:
-        foreground, foreground_source = region[0], "face region"
+    foreground, foreground_source = _foreground(taken, spec, region)
     return ClipInputs(
         clip=clip,
         portrait=portrait_tensor(taken.image, spec.image_size),
@@ -160,6 +155,15 @@ def _rectangles(taken: FramedPortrait, spec: ModelInputSpec) -> FaceRectangles:
     height, width = taken.image.shape[:2]
     box, points = taken.face.box, taken.face.landmarks5
     return rectangles_from_box(box, points, width, height, spec.face_expand_ratio, spec.lip_expand_ratio, taken.lip_box)
+
+
+def _foreground(taken: FramedPortrait, spec: ModelInputSpec, region: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """The foreground and the record's word for its origin: the manifest's file, the face parser, or the face region."""
+    if taken.foreground is not None:
+        return taken.foreground, "given"
+    if spec.face_parser is not None:
+        return spec.face_parser.foreground(taken.image)
+    return region[0], "face region"
 
 
 def portrait_tensor(image: NDArray[np.uint8], size: int) -> torch.Tensor:

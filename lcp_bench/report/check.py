@@ -117,14 +117,11 @@ def mend(refusal: Refusal, place: Place, siblings: Sequence[Record]) -> str:
         again = f"{again} +metric={'mini' if place.own['labels']['weights'] == 'mini' else 'paper'}"
     for key, added in _CHANGED.get(refusal.mend, {}).items():
         again = f"{_without(again, key)} {key}={added}"
-    if refusal.mend == "bench":  # what the command itself says of pairs is what was too little
-        for key in ("measure.pair", "measure.pair_clips", "measure.pair_repeats"):
-            again = _without(again, key)
-    if refusal.mend == "longer":
-        again = _without(again, "run.limit")
-        if place.own["config"].get("dataset", {}).get("synthetic"):
-            takes = int(place.own["config"]["dataset"]["synthetic"].get("takes", 1))
-            again = f"{_without(again, 'dataset.synthetic.people')} dataset.synthetic.people={-(-MIN_SCORED // takes)}"
+    for key in _DROPPED.get(refusal.mend, ()):
+        again = _without(again, key)
+    if refusal.mend == "longer" and place.own["config"].get("dataset", {}).get("synthetic"):
+        takes = int(place.own["config"]["dataset"]["synthetic"].get("takes", 1))
+        again = f"{_without(again, 'dataset.synthetic.people')} dataset.synthetic.people={-(-MIN_SCORED // takes)}"
     if refusal.mend in ("clean", "code"):  # the run counts as finished until its folder is gone
         again = f"rm -r {shlex.quote(place.own['config'].get('paths', {}).get('runs', 'runs'))}/{refusal.run}; {again}"
     note = _NOTES.get(refusal.mend)
@@ -135,6 +132,10 @@ _CHANGED = {
     "retry": {"run.retry_failed": "true"},
     "bench": {"measure": "bench"},
     "weights": {"model.weights": "checkpoint"},
+}
+_DROPPED = {  # what the command itself says of pairs and clips is what was too little
+    "bench": ("measure.pair", "measure.pair_clips", "measure.pair_repeats"),
+    "longer": ("run.limit",),
 }
 _NOTES = {
     "clean": "first: git status, and commit or stash what it shows",

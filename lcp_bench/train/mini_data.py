@@ -7,7 +7,6 @@ even their training people: the validation and test rows of every table are stra
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcp_bench.atomic import replacing
 from lcp_bench.config import require
 from lcp_bench.data.audio_features import log_mel_features
 from lcp_bench.data.masks import attention_masks, face_region, rectangles_from_box
@@ -100,9 +100,8 @@ def load_clips(config: ClipsConfig, folder: Path) -> dict[str, NDArray[Any]]:
         if (person + 1) % 50 == 0 or person + 1 == config.people:
             for array in arrays.values():
                 array.flush()  # type: ignore[attr-defined]
-            partial = done_file.with_name(f".people_done.{os.getpid()}")
-            partial.write_text(str(person + 1))
-            partial.replace(done_file)
+            with replacing(done_file) as partial:
+                partial.write_text(str(person + 1))
     return arrays
 
 

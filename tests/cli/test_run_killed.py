@@ -74,3 +74,4 @@ def test_killed_and_given_again(checkout: Path) -> None:
     same = ("clip", "status", "frames", "segments", "frames_sha256", "engagement", "cache_bytes", "video")
     assert [{key: row[key] for key in same} for row in got] == [{key: row[key] for key in same} for row in wanted]
     assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.tmp"))

@@ -30,13 +30,13 @@ PICTURE = np.zeros((48, 64, 3), dtype=np.uint8)
 def parser_file(tmp_path: Path) -> Made:
     """Writes a parser that sees one class everywhere, in the public layout (resnet18, yakhyo's key names)."""
 
-    def make(label: str, name: str = "resnet18.pt") -> Path:
+    def make(label: str) -> Path:
         torch.manual_seed(0)
         network = BiSeNet("yakhyo", "resnet18")
         state = network.state_dict()
         state["conv_out.conv.weight"] = torch.zeros_like(state["conv_out.conv.weight"])
         state["conv_out.conv.weight"][CLASS_NAMES.index(label)] = 1.0  # its inputs went through a ReLU
-        torch.save(state, tmp_path / name)
+        torch.save(state, tmp_path / "resnet18.pt")
         return tmp_path
 
     return make
