@@ -83,10 +83,14 @@ class MotionCodec(nn.Module):
             _conv(width, 4 * half),
             nn.PixelShuffle(2),
             _Residual(half),
+            _Residual(half),
         )
         self.flow = _zero(_conv(half, 2))
-        self.lack = nn.Sequential(_conv(half, 4 * 16), nn.PixelShuffle(2))
-        self.repair = nn.Sequential(_conv(12 + 12 + 16, 32), _Residual(32), _Residual(32), _zero(_conv(32, 12)))
+        self.fine = nn.Sequential(_conv(half, 4 * 24), nn.PixelShuffle(2), _Residual(24))
+        self.fine_flow = _zero(_conv(24, 2))
+        self.repair = nn.Sequential(
+            _conv(12 + 12 + 24, half), _Residual(half), _Residual(half), _Residual(half), _zero(_conv(half, 12))
+        )
 
     def appearance(self, pixels: Tensor) -> Tensor:
         """(rows, 3, H, W) in [-1, 1] to (rows, appearance_channels, H / 8, W / 8), about unit variance."""
@@ -101,11 +105,18 @@ class MotionCodec(nn.Module):
 
     def decode(self, latents: Tensor, portrait: Tensor) -> Tensor:
         """Frames (rows, 3, H, W), about [-1, 1], from latents and portraits (rows, 3, H, W)."""
+        return self.decode_with_flow(latents, portrait)[0]
+
+    def decode_with_flow(self, latents: Tensor, portrait: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`decode`, with the warped portrait and the flow (rows, 2, H, W) behind it, in half pictures."""
         packed = latents * self.latent_scale[:, None, None] + self.latent_mean[:, None, None]
         moved = self.motion(torch.cat([packed, self.appearance(portrait)], dim=1))
-        warped = warp(portrait, self.flow(moved))
-        known = torch.cat([F.pixel_unshuffle(warped, 2), F.pixel_unshuffle(portrait, 2), self.lack(moved)], dim=1)
-        return warped + F.pixel_shuffle(self.repair(known), 2)
+        details, size = self.fine(moved), portrait.shape[2:]
+        flow = _enlarged(self.flow(moved), size) + 0.25 * _enlarged(self.fine_flow(details), size)
+        flow = REACH * flow.tanh()
+        warped = warp(portrait, flow)
+        known = torch.cat([F.pixel_unshuffle(warped, 2), F.pixel_unshuffle(portrait, 2), details], dim=1)
+        return warped + F.pixel_shuffle(self.repair(known), 2), warped, flow
 
     @torch.no_grad()
     def fit(self, pixels: Tensor) -> None:
@@ -127,13 +138,19 @@ class MotionCodec(nn.Module):
         self.latent_scale.mul_(latents.std(1).clamp(min=1e-6))
 
 
-def warp(pictures: Tensor, flow: Tensor) -> Tensor:
-    """Pictures (rows, 3, H, W), every pixel fetched from where a coarse flow (rows, 2, h, w) points; 0 is its place."""
+def _enlarged(field: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(field, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def warp(pictures: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
+    """Pictures (rows, C, H, W), every pixel fetched from where a flow (rows, 2, H, W) points, in half pictures.
+
+    `mode` is how values between pixels are found, `bilinear` or `bicubic`.
+    """
     rows, _, height, width = pictures.shape
-    fine = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
     still = F.affine_grid(
         torch.eye(2, 3, device=flow.device, dtype=flow.dtype).expand(rows, 2, 3), [rows, 3, height, width],
         align_corners=False,
     )  # fmt: skip
-    places = still + REACH * fine.tanh().permute(0, 2, 3, 1)
-    return F.grid_sample(pictures, places, padding_mode="border", align_corners=False)
+    places = still + flow.permute(0, 2, 3, 1)
+    return F.grid_sample(pictures, places, mode=mode, padding_mode="border", align_corners=False)

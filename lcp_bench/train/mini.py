@@ -1,4 +1,4 @@
-"""Training of `mini` in the family's order: codec, single frames, then sequences.
+"""Training of `mini` in the family's order: codec, single frames, then sequences; and the codec's repair.
 
 Every stage starts from the averaged weights of the one before, goes on from its own checkpoint if it was interrupted,
 and is skipped once it is finished. At the end the weights are written as safetensors in float16.
@@ -28,6 +28,7 @@ from lcp_bench.train.loop import LossFunction, Processes, Progress, Recipe, Trai
 from lcp_bench.train.mini_codec import CodecLoss, example_pairs
 from lcp_bench.train.mini_data import ClipsConfig, load_clips
 from lcp_bench.train.mini_denoiser import DenoiserLoss, DenoiserOptions
+from lcp_bench.train.mini_repair import RepairLoss
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class MiniTraining:
         frames: Stage 2, single frames.
         frames_options: Samples of stage 2.
         sequences: Stage 3, sequences with the temporal modules.
-        sequences_options: Samples of stage 3.
+        sequences_options: Samples of stages 3 and 4.
+        repair: Stage 4, what the codec paints, on predicted latents.
         max_minutes: Minutes of training in this start; None trains to the end.
         max_steps: Optimiser steps of this start; None trains to the end.
     """
@@ -61,6 +63,7 @@ class MiniTraining:
     frames_options: DenoiserOptions
     sequences: Recipe
     sequences_options: DenoiserOptions
+    repair: Recipe
     max_minutes: float | None = None
     max_steps: int | None = None
 
@@ -99,6 +102,9 @@ def train_mini(config: MiniTraining) -> str:
         if not progress.finished:
             return _stopped(stage, progress, recipe)
         state = networks.state_dict()
+    progress = _train_repair(config, codec, networks, arrays)
+    if not progress.finished:
+        return _stopped("repair", progress, config.repair)
     if Processes.running().rank:
         return ""
     files = export(config, state, codec)
@@ -149,10 +155,24 @@ def _train_codec(config: MiniTraining, arrays: Mapping[str, NDArray[Any]]) -> tu
     codec = MotionCodec(SIZE.latent_channels, SIZE.appearance_channels, SIZE.codec_width)
     examples, portraits = example_pairs(arrays["pixels"])
     codec.fit(examples)
-    loss = CodecLoss(codec, arrays["pixels"], Processes.running().share(config.codec.batch))
+    loss = CodecLoss(codec, arrays, Processes.running().share(config.codec.batch))
     progress = _train("codec", codec, loss, config.codec, config)
     codec.standardise(examples, portraits)
     return codec.eval().requires_grad_(False), progress
+
+
+def _train_repair(
+    config: MiniTraining, codec: MotionCodec, networks: nn.ModuleDict, arrays: Mapping[str, NDArray[Any]]
+) -> Progress:
+    """Nothing else changes: neither latents nor warps, nor the denoiser."""
+    networks.eval().requires_grad_(False)
+    codec.repair.requires_grad_(True)
+    batch = Processes.running().share(config.repair.batch)
+    options = replace(config.sequences_options, drop=0.0)
+    denoiser = DenoiserLoss(dict(networks.items()), codec, arrays, config.clips.reference_frames, batch, options)
+    progress = _train("repair", codec, RepairLoss(codec, denoiser, arrays), config.repair, config)
+    codec.eval().requires_grad_(False)
+    return progress
 
 
 def _train(name: str, module: nn.Module, loss: LossFunction, recipe: Recipe, config: MiniTraining) -> Progress:

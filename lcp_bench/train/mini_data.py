@@ -27,6 +27,8 @@ TRAINING_ROOT = 1000
 """Root of the training people; the data sets use 1 and 2."""
 FAMILIES = ("synth_hdtf", "synth_mead")
 LATENT_SIDE, LEVELS = 8, 4
+LAYOUT = 2
+"""Raised when the arrays change."""
 FACE_EXPAND_RATIO = 1.2
 
 
@@ -60,12 +62,17 @@ class ClipsConfig:
 
 
 ARRAYS: Mapping[str, type] = {
-    "pixels": np.uint8, "mel": np.float16, "masks": np.float16, "region": np.uint8,
+    "pixels": np.uint8, "mel": np.float16, "masks": np.float16, "region": np.uint8, "landmarks": np.float16,
+    "mouths": np.float16,
 }  # fmt: skip
 
 
 def shapes(config: ClipsConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays: pixels, mel, masks (three branches, all levels joined) and region of each reference."""
+    """Shapes of the arrays.
+
+    Pixels, mel, masks (three branches, all levels joined) and region of each reference; five landmarks and the box of
+    the lips of each frame in pixels.
+    """
     cells = sum((LATENT_SIDE >> level) ** 2 for level in range(LEVELS))
     side, people, references = config.image_size, config.people, config.references
     return {
@@ -73,6 +80,8 @@ def shapes(config: ClipsConfig) -> dict[str, tuple[int, ...]]:
         "mel": (people, config.frames, 4, 26),
         "masks": (people, references, 3, cells),
         "region": (people, references, side, side),
+        "landmarks": (people, config.frames, 5, 2),
+        "mouths": (people, config.frames, 4),
     }
 
 
@@ -83,7 +92,7 @@ def load_clips(config: ClipsConfig, folder: Path) -> dict[str, NDArray[Any]]:
         config: What to render.
         folder: Where the arrays lie.
     """
-    name = "-".join(str(value) for value in (*asdict(config).values(), LATENT_SIDE))
+    name = "-".join(str(value) for value in (*asdict(config).values(), LATENT_SIDE, f"v{LAYOUT}"))
     place = folder / f"clips-{name}"
     place.mkdir(parents=True, exist_ok=True)
     done_file = place / "people_done"
@@ -116,6 +125,7 @@ def _render(config: ClipsConfig, person: int, arrays: Mapping[str, NDArray[Any]]
         moving_background=config.moving_share > 0 and person % config.moving_share == 0,
     )
     arrays["pixels"][person] = clip.frames
+    arrays["landmarks"][person], arrays["mouths"][person] = clip.rendered.landmarks5, clip.rendered.mouth_box
     waveform = (clip.waveform / np.float32(32768)).astype(np.float32)
     arrays["mel"][person] = log_mel_features(waveform, 25, 1)[0][: config.frames].numpy()
     for number, frame in enumerate(config.reference_frames):

@@ -52,6 +52,9 @@ class Batch:
     """One batch.
 
     Attributes:
+        people: Numbers of the samples' people.
+        portraits: Frame index of each sample's portrait.
+        times: Frame indices (samples, frames).
         target: Clean latents (samples, C, frames, h, w).
         reference: Appearance of portrait and motion frames (samples, 1 + motion frames or 1, channels, h, w).
         mel: Windows (samples, frames, 5, hops, bands).
@@ -62,6 +65,9 @@ class Batch:
         dropped: Whether sound and reference are withheld.
     """
 
+    people: NDArray[np.int64]
+    portraits: NDArray[np.int64]
+    times: NDArray[np.int64]
     target: Tensor
     reference: Tensor
     mel: Tensor
@@ -101,14 +107,23 @@ class DenoiserLoss:
     def __call__(self, generator: np.random.Generator) -> Tensor:
         """The loss of one random batch."""
         batch = self.draw(generator)
-        alpha = self.alphas[batch.timesteps][:, None, None, None, None]
-        signal, share = alpha.sqrt(), (1 - alpha).sqrt()
+        signal, share = self._shares(batch)
         velocity = signal * batch.noise - share * batch.target
         error = (self.predict(signal * batch.target + share * batch.noise, batch) - velocity).square()
         lips = batch.masks[:, 2, : LATENT_SIDE**2].unflatten(1, (LATENT_SIDE, LATENT_SIDE))[:, None, None]
         weight = (1 + self.options.lip_weight * lips).expand_as(error)
         loss: Tensor = (error * weight).mean() / weight.mean()
         return loss
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Clean latents as predicted in one step from the batch's noised ones, (samples, C, frames, h, w)."""
+        signal, share = self._shares(batch)
+        noised = signal * batch.target + share * batch.noise
+        return signal * noised - share * self.predict(noised, batch)
+
+    def _shares(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        alpha = self.alphas[batch.timesteps][:, None, None, None, None]
+        return alpha.sqrt(), (1 - alpha).sqrt()
 
     def predict(self, noised: Tensor, batch: Batch) -> Tensor:
         """The networks' velocity (samples, C, frames, h, w)."""
@@ -150,6 +165,9 @@ class DenoiserLoss:
         last = arrays["mel"].shape[1] - 1
         windows = np.clip(times[..., None] + np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1), 0, last)
         return Batch(
+            people=people,
+            portraits=portraits,
+            times=times,
             target=target,
             reference=reference,
             mel=torch.from_numpy(arrays["mel"][people[:, None, None], windows]).float(),

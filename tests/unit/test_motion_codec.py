@@ -40,11 +40,21 @@ def test_before_training_a_frame_is_its_portrait() -> None:
 def test_a_flow_fetches_pixels_from_where_it_points() -> None:
     image = pictures(1)
     shift = 4  # pixels, to the left: the picture moves right
-    flow = torch.zeros(1, 2, 4, 4)
-    flow[:, 0] = torch.atanh(torch.tensor(-shift / 16 / REACH))
+    flow = torch.zeros(1, 2, 32, 32)
+    flow[:, 0] = -shift / 16
     moved = warp(image, flow)
     assert torch.allclose(moved[..., shift:], image[..., :-shift], atol=1e-4)
-    assert torch.allclose(warp(image, torch.zeros(1, 2, 4, 4)), image, atol=1e-5)
+    assert torch.allclose(warp(image, torch.zeros(1, 2, 32, 32)), image, atol=1e-5)
+
+
+def test_the_warp_is_part_of_the_frame() -> None:
+    codec, portraits = small_codec(), pictures(2, seed=1)
+    for convolution in (codec.flow, codec.fine_flow):
+        torch.nn.init.normal_(convolution.weight, std=0.1)
+    decoded, warped, flow = codec.decode_with_flow(torch.randn(2, 4, 4, 4), portraits)
+    assert flow.shape == (2, 2, 32, 32) and 0 < flow.abs().max() <= REACH
+    assert torch.equal(warped, warp(portraits, flow))
+    assert torch.allclose(decoded, warped, atol=1e-5), "nothing is repaired before training"
 
 
 def test_standard_latents_do_not_change_the_pictures() -> None:

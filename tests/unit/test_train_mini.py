@@ -17,9 +17,10 @@ from lcp_bench.train.mini_data import ClipsConfig, load_clips
 
 SMALL = (
     "+model=mini", "clips.people=2", "clips.frames=24", "clips.references=2", "clips.moving_share=0",
-    "codec.steps=3", "codec.batch=2", "frames.steps=3", "frames.batch=1", "sequences.steps=2", "sequences.batch=1",
-    "frames_options.frames=2", "sequences_options.frames=3", "codec.log_every=1", "frames.log_every=1",
-    "sequences.log_every=1",
+    "codec.steps=3", "codec.batch=2", "frames.steps=3", "frames.batch=1",
+    "sequences.steps=2", "sequences.batch=1", "frames_options.frames=2", "sequences_options.frames=3",
+    "codec.log_every=1", "frames.log_every=1", "sequences.log_every=1", "repair.steps=3", "repair.batch=1",
+    "repair.log_every=1",
 )  # fmt: skip
 
 
@@ -37,11 +38,19 @@ def test_a_training_goes_through_its_stages_and_a_seed_says_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = train(tmp_path / "whole")
-    assert {stage: len(losses) for stage, losses in whole.items()} == {"codec": 3, "frames": 3, "sequences": 2}
+    stages = {"codec": 3, "frames": 3, "sequences": 2, "repair": 3}
+    assert {stage: len(losses) for stage, losses in whole.items()} == stages
     assert "finished; wrote" in capsys.readouterr().out
+    first, second = (
+        torch.load(tmp_path / "whole" / f"{stage}.checkpoint.pt", weights_only=True) for stage in ("codec", "repair")
+    )
+    assert all(name.startswith("repair.") for name in second["average"]), "nothing else learns in its second round"
+    kept = {name: tensor for name, tensor in first["average"].items() if not name.startswith("repair.")}
+    assert kept and all(torch.equal(second["module"][name], tensor) for name, tensor in kept.items())
 
     pieces = tmp_path / "pieces"
-    for state in ("codec: 2 of 3 steps done; the same command goes on", "frames: 2 of 3 steps done", "finished; wrote"):
+    stopped = ("codec: 2 of 3 steps done; the same command goes on", "frames: 2 of 3 steps", "repair: 2 of 3 steps")
+    for state in (*stopped, "finished; wrote"):
         assert main([*SMALL, f"folder={pieces}", f"export={pieces / 'out'}", "max_steps=2"]) == 0
         assert state in capsys.readouterr().out
     assert train(pieces) == whole
