@@ -54,7 +54,7 @@ def test_lips_follow_the_sound(generated: Path) -> None:
         confidence[label] = scores["sync_c"].value
     low, high = confidence["wrong_sound"], confidence["real"]
     assert low is not None and high is not None and confidence["mini"] is not None
-    assert confidence["mini"] > low + 0.2 * (high - low), confidence
+    assert confidence["mini"] > low + 0.45 * (high - low), confidence
 
 
 def test_identity_comes_from_the_portrait(generated: Path) -> None:
@@ -64,7 +64,7 @@ def test_identity_comes_from_the_portrait(generated: Path) -> None:
         [[np.abs(video.mean(0) - other.mean(0)).mean() for other in real.values()] for video in made.values()]
     )
     own, others = np.diag(distance), distance[~np.eye(PEOPLE, dtype=bool)]
-    assert own.max() < 0.5 * others.min(), distance
+    assert own.max() < 0.4 * others.min(), distance
 
 
 def test_faces_move_and_are_scored(generated: Path) -> None:
