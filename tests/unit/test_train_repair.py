@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 import torch
 from torch.nn import functional as F
 
 from lcp_bench.models.motion_codec import warp
+from lcp_bench.train.mini_denoiser import DenoiserLoss
 from lcp_bench.train.mini_repair import path_between
 
 
@@ -31,3 +36,16 @@ def test_the_path_brings_a_frame_into_the_other_pose() -> None:
 
 def test_the_same_pose_needs_no_path() -> None:
     assert path_between(flow(1), flow(1)).abs().max() < 1e-3
+
+
+def test_a_perfect_prediction_restores_the_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = None
+    denoiser = DenoiserLoss({}, nothing, {}, nothing, 3, nothing)
+    draw = torch.Generator().manual_seed(0)
+    target, noise = (torch.randn(3, 4, 2, 8, 8, generator=draw) for _ in range(2))
+    timesteps = torch.tensor([0, 500, 999])
+    share = (1 - denoiser.alphas[timesteps]).sqrt()[:, None, None, None, None]
+    signal = (1 - share.square()).sqrt()
+    monkeypatch.setattr(denoiser, "predict", lambda noised, batch: signal * noise - share * target)
+    batch: Any = SimpleNamespace(target=target, noise=noise, timesteps=timesteps)
+    assert torch.allclose(denoiser.restore(batch), target, atol=1e-5)
