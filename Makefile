@@ -32,7 +32,7 @@ lint: setup ## ruff, formatting, spelling, types
 format: setup ## sort imports and format
 	@$(PY) -m ruff check --quiet --select I --fix . && $(PY) -m ruff format .
 
-demo: setup ## animate drawn people with four strategies, score and compare them (two minutes)
+demo: setup ## animate drawn people with four strategies, score and compare them (two to three minutes)
 	@.ci/demo
 
 bench: ## time LightningCP against the unaccelerated model, interleaved (full size on a GPU, tiny on a CPU)
