@@ -107,9 +107,9 @@ class DenoiserLoss:
     def __call__(self, generator: np.random.Generator) -> Tensor:
         """The loss of one random batch."""
         batch = self.draw(generator)
-        signal, share = self._shares(batch)
+        signal, share, noised = self._noised(batch)
         velocity = signal * batch.noise - share * batch.target
-        error = (self.predict(signal * batch.target + share * batch.noise, batch) - velocity).square()
+        error = (self.predict(noised, batch) - velocity).square()
         lips = batch.masks[:, 2, : LATENT_SIDE**2].unflatten(1, (LATENT_SIDE, LATENT_SIDE))[:, None, None]
         weight = (1 + self.options.lip_weight * lips).expand_as(error)
         loss: Tensor = (error * weight).mean() / weight.mean()
@@ -117,13 +117,14 @@ class DenoiserLoss:
 
     def restore(self, batch: Batch) -> Tensor:
         """Clean latents as predicted in one step from the batch's noised ones, (samples, C, frames, h, w)."""
-        signal, share = self._shares(batch)
-        noised = signal * batch.target + share * batch.noise
+        signal, share, noised = self._noised(batch)
         return signal * noised - share * self.predict(noised, batch)
 
-    def _shares(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _noised(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The shares of signal and noise at the batch's timesteps, and the latents noised with them."""
         alpha = self.alphas[batch.timesteps][:, None, None, None, None]
-        return alpha.sqrt(), (1 - alpha).sqrt()
+        signal, share = alpha.sqrt(), (1 - alpha).sqrt()
+        return signal, share, signal * batch.target + share * batch.noise
 
     def predict(self, noised: Tensor, batch: Batch) -> Tensor:
         """The networks' velocity (samples, C, frames, h, w)."""

@@ -49,7 +49,11 @@ def test_a_training_goes_through_its_stages_and_a_seed_says_everything(
     assert kept and all(torch.equal(second["module"][name], tensor) for name, tensor in kept.items())
 
     pieces = tmp_path / "pieces"
-    stopped = ("codec: 2 of 3 steps done; the same command goes on", "frames: 2 of 3 steps", "repair: 2 of 3 steps")
+    stopped = (
+        "codec: 2 of 3 steps done; the same command goes on",
+        "frames: 2 of 3 steps done",
+        "repair: 2 of 3 steps done",
+    )
     for state in (*stopped, "finished; wrote"):
         assert main([*SMALL, f"folder={pieces}", f"export={pieces / 'out'}", "max_steps=2"]) == 0
         assert state in capsys.readouterr().out
