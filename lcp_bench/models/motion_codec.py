@@ -109,14 +109,18 @@ class MotionCodec(nn.Module):
 
     def decode_with_flow(self, latents: Tensor, portrait: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`decode`, with the warped portrait and the flow (rows, 2, H, W) behind it, in half pictures."""
+        flow, details = self.flow_and_details(latents, portrait)
+        warped = warp(portrait, flow)
+        known = torch.cat([F.pixel_unshuffle(warped, 2), F.pixel_unshuffle(portrait, 2), details], dim=1)
+        return warped + F.pixel_shuffle(self.repair(known), 2), warped, flow
+
+    def flow_and_details(self, latents: Tensor, portrait: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the portrait's pixels go, see `decode_with_flow`, and what the repair is told beside the pictures."""
         packed = latents * self.latent_scale[:, None, None] + self.latent_mean[:, None, None]
         moved = self.motion(torch.cat([packed, self.appearance(portrait)], dim=1))
         details, size = self.fine(moved), portrait.shape[2:]
         flow = _enlarged(self.flow(moved), size) + 0.25 * _enlarged(self.fine_flow(details), size)
-        flow = REACH * flow.tanh()
-        warped = warp(portrait, flow)
-        known = torch.cat([F.pixel_unshuffle(warped, 2), F.pixel_unshuffle(portrait, 2), details], dim=1)
-        return warped + F.pixel_shuffle(self.repair(known), 2), warped, flow
+        return REACH * flow.tanh(), details
 
     @torch.no_grad()
     def fit(self, pixels: Tensor) -> None:

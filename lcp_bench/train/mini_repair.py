@@ -48,7 +48,7 @@ class RepairLoss:
             latents, predicted = (_rows(each) for each in (batch.target, self.denoiser.restore(batch)))
             strength = generator.uniform(0, NOISE, (len(predicted), 1, 1, 1))
             noise = strength * generator.standard_normal(predicted.shape)
-            _, _, true_flow = self.codec.decode_with_flow(latents, portraits)
+            true_flow, _ = self.codec.flow_and_details(latents, portraits)
         restored, _, flow = self.codec.decode_with_flow(predicted + as_tensor(noise), portraits)
         landmarks, mouths = (as_tensor(self.arrays[name][persons, times]) for name in ("landmarks", "mouths"))
         path = path_between(flow.detach(), true_flow)
